@@ -1,0 +1,15 @@
+//! Countersign: a zero-trust secure-communication sidecar.
+//!
+//! `docs/ARCHITECTURE.md` is the map. A room imports only rooms of lower floors.
+
+pub mod audit;
+pub mod capture;
+pub mod channel;
+pub mod console;
+pub mod flow;
+pub mod identity;
+pub mod limits;
+pub mod model;
+pub mod net;
+pub mod policy;
+pub mod telemetry;

@@ -1,0 +1,5 @@
+//! Admits or refuses work before it costs anything.
+
+mod settings;
+
+pub use settings::*;

@@ -1,0 +1,255 @@
+//! Why not: the closed list of reasons a stranger may see.
+//!
+//! One row gives a reason its stable code, its HTTP status (RFC 9110 §15), its Proxy-Status error
+//! (RFC 9209 §2.3), one plain sentence and the next step. The log, the audit and every wire take theirs from here.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident $code:literal $status:literal $proxy:literal
+       $sentence:literal $next:literal;)+) => {
+        /// Why something was refused or ended. Codes are stable: they may be added, never renamed.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[non_exhaustive]
+        pub enum Reason { $($(#[$doc])* $variant),+ }
+
+        impl Reason {
+            /// Every reason there is, in the order of the list.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// The stable code, `snake_case`.
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code),+ }
+            }
+
+            /// The HTTP status that carries it.
+            pub fn http_status(self) -> u16 {
+                match self { $(Self::$variant => $status),+ }
+            }
+
+            /// The Proxy-Status error type that carries it (RFC 9209 §2.3).
+            pub fn proxy_error(self) -> &'static str {
+                match self { $(Self::$variant => $proxy),+ }
+            }
+
+            /// One plain sentence: what is wrong.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence),+ }
+            }
+
+            /// What to do next.
+            pub fn next_step(self) -> &'static str {
+                match self { $(Self::$variant => $next),+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// No certificate was presented.
+    CertificateMissing "certificate_missing" 403 "tls_certificate_error"
+        "the peer presented no certificate"
+        "give the client a device certificate: `countersign device issue`";
+    /// Chains to no root in the bundle.
+    CertificateUntrusted "certificate_untrusted" 403 "tls_certificate_error"
+        "the peer's certificate was not issued by a CA in this sidecar's bundle"
+        "compare the issuing CA with `certs/bundle.pem` on both sides";
+    /// Past its notAfter.
+    CertificateExpired "certificate_expired" 403 "tls_certificate_error"
+        "the peer's certificate has expired"
+        "issue a new one, and compare the clocks of both hosts";
+    /// Before its notBefore.
+    CertificateNotYetValid "certificate_not_yet_valid" 403 "tls_certificate_error"
+        "the peer's certificate is not valid yet"
+        "compare the clocks of both hosts";
+    /// On the CRL.
+    CertificateRevoked "certificate_revoked" 403 "tls_certificate_error"
+        "the peer's certificate has been revoked"
+        "issue a new certificate if the device may come back";
+    /// Breaks a rule of X.509-SVID.
+    CertificateNotSvid "certificate_not_svid" 403 "tls_certificate_error"
+        "the peer's certificate is not a valid SPIFFE X.509-SVID"
+        "issue it with exactly one URI SAN: `countersign device issue`";
+    /// Signature or encoding is broken.
+    CertificateInvalid "certificate_invalid" 403 "tls_certificate_error"
+        "the peer's certificate or its signature is broken"
+        "issue a new certificate";
+    /// Of a trust domain other than ours.
+    TrustDomainForeign "trust_domain_foreign" 403 "tls_certificate_error"
+        "the peer belongs to another trust domain"
+        "issue the peer a certificate of this trust domain";
+    /// Not the identity the configuration names.
+    PeerUnexpected "peer_unexpected" 502 "tls_certificate_error"
+        "the peer is not the device that the configuration names"
+        "compare `peer` of the outbound with the peer's certificate";
+    /// A configured CRL is missing, broken or expired.
+    CrlUnavailable "crl_unavailable" 503 "proxy_configuration_error"
+        "the configured revocation list is missing, broken or expired"
+        "publish a fresh CRL: `countersign ca crl`";
+    /// Any other handshake failure.
+    TlsFailed "tls_failed" 502 "tls_protocol_error"
+        "the TLS handshake failed"
+        "check that both ends speak TLS 1.3 and share a key exchange group";
+    /// The handshake took too long.
+    TlsTimeout "tls_timeout" 502 "connection_timeout"
+        "the TLS handshake took too long"
+        "check the path between the two sidecars";
+    /// Policy said no.
+    PolicyDenied "policy_denied" 403 "http_request_denied"
+        "no policy rule allows this"
+        "ask why: `countersign audit why ID`, then add a permit to `policies/`";
+    /// A rule failed while it was evaluated.
+    PolicyError "policy_error" 403 "http_request_denied"
+        "a policy rule could not be evaluated, so nothing is allowed"
+        "run `countersign policy check` and mend the rule";
+    /// A living flow is no longer allowed.
+    PolicyWithdrawn "policy_withdrawn" 403 "http_request_denied"
+        "the policy that allowed this flow was changed"
+        "ask why: `countersign audit why ID`";
+    /// The destination names no service of ours.
+    ServiceUnknown "service_unknown" 403 "destination_ip_prohibited"
+        "the destination names no service of this sidecar"
+        "ask for an `[[inbound]]` name or its exact target";
+    /// The host asked for at a local door is no outbound.
+    OutboundUnknown "outbound_unknown" 403 "destination_ip_prohibited"
+        "the destination names no outbound of this sidecar"
+        "ask for the name of an `[[outbound]]`";
+    /// Too many connections from one source before anyone is known.
+    KnockLimited "knock_limited" 429 "connection_limit_reached"
+        "this source opens connections too fast"
+        "slow down, or raise `[limits] knocks_per_second`";
+    /// Too many handshakes under way.
+    HandshakesLimited "handshakes_limited" 503 "connection_limit_reached"
+        "too many handshakes are under way"
+        "try again, or raise `[limits] handshakes_max`";
+    /// One device opens flows too fast.
+    RateLimited "rate_limited" 429 "connection_limit_reached"
+        "this device opens flows too fast"
+        "slow down, or raise `[limits] flows_per_second`";
+    /// One device holds too many flows.
+    FlowsLimited "flows_limited" 429 "connection_limit_reached"
+        "this device holds too many flows at once"
+        "close some, or raise `[limits] flows_per_device_max`";
+    /// The whole sidecar holds too many flows.
+    FlowsExhausted "flows_exhausted" 503 "connection_limit_reached"
+        "this sidecar holds as many flows as it may"
+        "try again, or raise `[limits] flows_max`";
+    /// No streams are left on the channel.
+    StreamsExhausted "streams_exhausted" 503 "connection_limit_reached"
+        "every connection to the peer carries as many streams as it may"
+        "try again, or raise `[channel] connections_max`";
+    /// File descriptors run out.
+    DescriptorsExhausted "descriptors_exhausted" 503 "connection_limit_reached"
+        "this process is running out of file descriptors"
+        "raise `LimitNOFILE` of the service";
+    /// The memory budget is spent.
+    MemoryExhausted "memory_exhausted" 503 "connection_limit_reached"
+        "the memory budget of this sidecar is spent"
+        "try again, or raise `[limits] memory_max`";
+    /// The audit log cannot take the entry.
+    AuditUnavailable "audit_unavailable" 503 "proxy_internal_error"
+        "the audit log cannot be written, so nothing new may start"
+        "free the disk of `[audit] dir`, then watch `/readyz`";
+    /// The target refused the connection.
+    ConnectRefused "connect_refused" 502 "connection_refused"
+        "the target refused the connection"
+        "check that the service listens on its `target`";
+    /// The target did not answer.
+    ConnectTimeout "connect_timeout" 504 "connection_timeout"
+        "the target did not answer in time"
+        "check the network path to the target";
+    /// The target cannot be reached.
+    ConnectFailed "connect_failed" 502 "destination_unavailable"
+        "the target could not be reached"
+        "check the address and the network path to the target";
+    /// A name could not be resolved.
+    DnsError "dns_error" 502 "dns_error"
+        "a name in `paths` or `target` could not be resolved"
+        "check the name and the resolver of this host";
+    /// A name took too long to resolve.
+    DnsTimeout "dns_timeout" 504 "dns_timeout"
+        "a name in `paths` or `target` took too long to resolve"
+        "check the resolver of this host";
+    /// The other sidecar refused, with its own reason.
+    PeerRefused "peer_refused" 502 "http_request_denied"
+        "the sidecar at the other end refused the flow"
+        "read the peer's reason in the details";
+    /// The other sidecar broke the connection off.
+    PeerClosed "peer_closed" 502 "connection_terminated"
+        "the sidecar at the other end closed the connection"
+        "check the log of the other sidecar";
+    /// The flow would come back to where it came from.
+    LoopDetected "loop_detected" 502 "proxy_loop_detected"
+        "the target is this sidecar's own door"
+        "point `target` at the service, not at the sidecar";
+    /// The request is malformed.
+    RequestMalformed "request_malformed" 400 "http_request_error"
+        "the request is malformed"
+        "send `CONNECT service:port`";
+    /// A method other than CONNECT.
+    MethodNotAllowed "method_not_allowed" 405 "http_request_error"
+        "only CONNECT is answered here"
+        "send `CONNECT service:port`";
+    /// The request head is too large.
+    RequestTooLarge "request_too_large" 431 "http_request_error"
+        "the request head is larger than allowed"
+        "send fewer or shorter headers";
+    /// The request did not arrive in time.
+    RequestTimeout "request_timeout" 408 "http_request_error"
+        "the request did not arrive in time"
+        "send the whole request at once";
+    /// Nothing moved for too long.
+    IdleTimeout "idle_timeout" 504 "connection_read_timeout"
+        "nothing moved on the flow for too long"
+        "raise `idle_timeout` of the service, or send keep-alives";
+    /// The session has reached its end of life.
+    SessionExpired "session_expired" 403 "connection_terminated"
+        "the certificate that proved this session has expired"
+        "connect again with a fresh certificate";
+    /// The sidecar is shutting down.
+    Draining "draining" 503 "destination_unavailable"
+        "this sidecar is shutting down"
+        "try again, or at another sidecar";
+    /// The operator ended it.
+    AdminClosed "admin_closed" 503 "connection_terminated"
+        "an administrator ended this flow"
+        "ask the administrator of this sidecar";
+    /// The local caller may not use this door.
+    CallerForbidden "caller_forbidden" 403 "http_request_denied"
+        "this user may not use the admin socket"
+        "call as root or as the user the sidecar runs as";
+    /// Our own mistake.
+    Internal "internal_error" 500 "proxy_internal_error"
+        "something went wrong inside this sidecar"
+        "report it with the decision id and the log";
+}
+
+impl Reason {
+    /// The reason with this code.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|r| r.code() == code)
+    }
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_code_of_its_own_and_a_next_step() {
+        let mut codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::ALL.len());
+        for reason in Reason::ALL {
+            assert_eq!(Reason::from_code(reason.code()), Some(*reason));
+            assert!(reason.code().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+            assert!((400..600).contains(&reason.http_status()));
+            assert!(!reason.sentence().is_empty() && !reason.next_step().is_empty());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Judges facts against a checked bundle and hands out permits.
+
+mod settings;
+
+pub use settings::*;

@@ -1,0 +1,5 @@
+//! Counts and logs; knows nouns, not rooms.
+
+mod settings;
+
+pub use settings::*;
