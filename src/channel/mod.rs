@@ -1,5 +1,17 @@
-//! The peers' door and the way out: one authenticated session, many flows.
+//! The peers' door and the way out: one authenticated session over TLS, many flows.
+//!
+//! Every flow is an HTTP CONNECT request over a mutually authenticated connection (RFC 9113 §8.5, RFC 9110 §9.3.6).
+//! The peers' door speaks h2 to sidecars and HTTP/1.1 to plain clients such as curl; going out is always h2.
 
+mod dial;
+mod h1;
+mod h2_stream;
+mod keepalive;
+mod listen;
+mod session;
 mod settings;
 
+pub use dial::{DialError, Dialled, OpenError, dial};
+pub use listen::{Arrival, Keeper, PeersDoor, serve};
+pub use session::{Session, SessionId, Sessions};
 pub use settings::*;

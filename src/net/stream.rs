@@ -19,6 +19,33 @@ pub struct BoxStream {
     pub write: Box<dyn WriteHalf>,
 }
 
+impl BoxStream {
+    /// Keeps `hold` alive as long as the receiving half: a session, a place in a pool.
+    #[must_use]
+    pub fn holding(self, hold: impl Send + 'static) -> Self {
+        Self { read: Box::new(Holding { read: self.read, _hold: hold }), write: self.write }
+    }
+}
+
+struct Holding<H> {
+    read: Box<dyn ReadHalf>,
+    _hold: H,
+}
+
+impl<H: Send> ReadHalf for Holding<H> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        self.read.poll_chunk(cx)
+    }
+
+    fn release(&mut self, len: usize) {
+        self.read.release(len);
+    }
+
+    fn undelivered_max(&self) -> usize {
+        self.read.undelivered_max()
+    }
+}
+
 /// The receiving half.
 pub trait ReadHalf: Send {
     /// The next chunk, never empty; `None` when the other end closed its half in order.

@@ -1,0 +1,115 @@
+//! From a configuration to every room, ready to run; or everything that is in the way, at once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::audit::{self, Log};
+use crate::capture::{self, OpenDoor};
+use crate::channel::Sessions;
+use crate::config::Config;
+use crate::flow::{Rooms, Table};
+use crate::identity::Identity;
+use crate::limits::{self, Governor, Handshakes, Knocks, Pressure};
+use crate::model::Timestamp;
+use crate::net::{Listener, UnixMode};
+use crate::policy::Policy;
+use crate::resilience::Pool;
+use crate::telemetry::Metrics;
+
+/// Why the sidecar did not start: everything found, one finding a line.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct StartError(pub Vec<String>);
+
+/// The rooms, built; nothing listens yet.
+pub(super) struct Built {
+    pub rooms: Arc<Rooms>,
+    pub identity: Identity,
+    pub sessions: Sessions,
+    pub knocks: Arc<Knocks>,
+    pub handshakes: Handshakes,
+    pub opened: audit::Opened,
+    pub drain: watch::Sender<bool>,
+}
+
+/// The sockets, bound; nobody is served yet.
+pub(super) struct Bound {
+    pub peers: Option<Listener>,
+    pub local: Vec<OpenDoor>,
+    pub admin_tcp: Option<Listener>,
+    pub admin_unix: Listener,
+}
+
+/// Builds every room.
+pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError> {
+    let mut found = Vec::new();
+    let identity = Identity::load(&config.identity, now).map_err(|e| found.push(e.to_string())).ok();
+    let policy = Policy::load(&config.policy).map_err(|e| found.push(e.to_string())).ok();
+    // The log comes last and only when all else is well: its start entry must not tell of a start that failed.
+    let (Some(identity), Some(policy)) = (identity, policy) else { return Err(StartError(found)) };
+    let first = limits::sample().map_err(|e| StartError(vec![e.to_string()]))?;
+    let origin = identity.id().to_string();
+    let (audit, opened) =
+        Log::open(&config.audit, &origin, now).map_err(|e| StartError(vec![e.to_string()]))?;
+    let sessions = Sessions::default();
+    let (drain, draining) = watch::channel(false);
+    let rooms = Rooms {
+        settings: config.flow.clone(),
+        policy,
+        governor: Governor::new(&config.limits),
+        pressure: Pressure::new(&config.limits, first),
+        own_doors: own_doors(config),
+        table: Table::default(),
+        pool: Pool::new(identity.clone(), sessions.clone(), config.channel.clone()),
+        audit,
+        metrics: Metrics::new(),
+        drain: draining,
+    };
+    Ok(Built {
+        rooms: Arc::new(rooms),
+        identity,
+        sessions,
+        knocks: Arc::new(Knocks::new(&config.limits)),
+        handshakes: Handshakes::new(&config.limits),
+        opened,
+        drain,
+    })
+}
+
+/// Binds every socket; all that cannot be bound is told at once.
+pub(super) fn bind(config: &Config) -> Result<Bound, StartError> {
+    let mut found = Vec::new();
+    let mut tcp = |what: &str, addr: Option<SocketAddr>| {
+        let addr = addr?;
+        Listener::tcp(addr).map_err(|e| found.push(format!("{what} cannot listen on {addr}: {e}"))).ok()
+    };
+    let peers = tcp("`[peers]`", config.channel.listen);
+    let admin_tcp = tcp("`[admin]`", config.console.listen);
+    let mut local = Vec::new();
+    for door in &config.capture {
+        match capture::open(door) {
+            Ok(open) => local.push(open),
+            Err(e) => found.push(format!("the local door {} cannot listen: {e}", door.listen)),
+        }
+    }
+    let socket = &config.console.socket;
+    match Listener::unix(socket, UnixMode::default()) {
+        Ok(admin_unix) if found.is_empty() => Ok(Bound { peers, local, admin_tcp, admin_unix }),
+        Ok(_) => Err(StartError(found)),
+        Err(e) => {
+            found.push(format!("`[admin] socket` {} cannot be made: {e}", socket.display()));
+            Err(StartError(found))
+        }
+    }
+}
+
+/// The addresses a flow must never be led back to.
+fn own_doors(config: &Config) -> Vec<SocketAddr> {
+    let local = config.capture.iter().filter_map(|door| match &door.listen {
+        capture::Listen::Tcp(addr) => Some(*addr),
+        capture::Listen::Unix { .. } => None,
+    });
+    config.channel.listen.into_iter().chain(config.console.listen).chain(local).collect()
+}

@@ -1,0 +1,59 @@
+//! Introduces the doors to the flows: the doors know no flow, the flows know no door.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::audit::{Entry, Kind, Source};
+use crate::channel::{self, Keeper};
+use crate::flow::{self, Intake, Rooms};
+use crate::limits::{Handshakes, Knocks};
+use crate::model::{Reason, SpiffeId, Timestamp};
+
+/// Keeps the doors: who may knock, what becomes of who came in.
+pub(super) struct Doorkeeper {
+    pub rooms: Arc<Rooms>,
+    pub own: SpiffeId,
+    pub knocks: Arc<Knocks>,
+    pub handshakes: Handshakes,
+}
+
+impl Keeper for Doorkeeper {
+    fn knock(&self, source: IpAddr) -> Result<Box<dyn Send>, Reason> {
+        self.knocks.admit(source, std::time::Instant::now())?;
+        self.rooms.pressure.admit()?;
+        Ok(Box::new(self.handshakes.begin()?))
+    }
+
+    fn refused(&self, source: SocketAddr, reason: Reason, detail: &str) {
+        let now = Timestamp::now();
+        let id = flow::decision_id(now);
+        self.rooms.metrics.refused(reason);
+        // The log adds up what comes too often to be told one by one; a flood must not drown it.
+        let _ = self.rooms.audit.append(Entry {
+            decision: Some(id),
+            source: Some(Source::Ip(source.ip())),
+            reason: Some(reason),
+            detail: (!detail.is_empty()).then(|| detail.into()),
+            ..Entry::new(now, Kind::Deny)
+        });
+        if reason == Reason::KnockLimited {
+            tracing::debug!(decision = %id, reason = reason.code(), %source, "knock refused");
+        } else {
+            tracing::warn!(
+                decision = %id, reason = reason.code(), %source, detail, next = reason.next_step(),
+                "handshake refused: {}", reason.sentence()
+            );
+        }
+    }
+
+    fn arrived(&self, arrival: channel::Arrival) {
+        tokio::spawn(flow::run(Arc::clone(&self.rooms), Intake::peer(arrival)));
+    }
+}
+
+impl Doorkeeper {
+    /// A local app came in.
+    pub fn came(&self, arrival: crate::capture::Arrival) {
+        tokio::spawn(flow::run(Arc::clone(&self.rooms), Intake::local(arrival, &self.own)));
+    }
+}

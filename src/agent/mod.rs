@@ -1,0 +1,13 @@
+//! Builds the house, opens its doors, applies what changes, drains it.
+
+mod app;
+mod build;
+mod doors;
+mod drain;
+mod house;
+mod run;
+mod watch;
+
+pub use app::App;
+pub use build::StartError;
+pub use run::{Exit, run};

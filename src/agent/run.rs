@@ -1,0 +1,164 @@
+//! A sidecar's life: build, open, serve, reload, drain.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::app::{self, App};
+use super::build::{self, Bound, Built, StartError};
+use super::doors::Doorkeeper;
+use super::drain;
+use super::house::Inside;
+use super::watch::{self, Orders, Watchman};
+use crate::audit::{Entry, Kind};
+use crate::capture;
+use crate::channel::{self, PeersDoor};
+use crate::config::Config;
+use crate::console;
+use crate::flow;
+use crate::limits;
+use crate::model::Timestamp;
+
+/// How a sidecar's life ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exit {
+    /// Somebody asked it to.
+    Asked,
+    /// The app it was started with ended with this code.
+    App(u8),
+}
+
+/// Runs a sidecar until it is told to stop, or its app ends.
+///
+/// # Errors
+/// [`StartError`] with everything that is in the way of a start; nothing was opened then.
+pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
+    // Best effort: the pressure gauge keeps count of what there is.
+    let _ = limits::raise_descriptors();
+    let now = Timestamp::now();
+    let built = build::build(&config, now)?;
+    let bound = build::bind(&config)?;
+    let failed = |what: &str, e: std::io::Error| StartError(vec![format!("{what}: {e}")]);
+    let mut term = signal(SignalKind::terminate()).map_err(|e| failed("SIGTERM", e))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed("SIGINT", e))?;
+    let mut hup = signal(SignalKind::hangup()).map_err(|e| failed("SIGHUP", e))?;
+
+    let rooms = Arc::clone(&built.rooms);
+    started(&config, &built, now)?;
+    let (orders, watchman) = watch::start(Watchman {
+        rooms: Arc::clone(&rooms),
+        identity: built.identity.clone(),
+        sessions: built.sessions.clone(),
+        policy_dir: config.policy.dir.clone(),
+    })
+    .map_err(|e| failed("the watchman's thread", e))?;
+    let (asked, mut drain_asked) = mpsc::channel(1);
+    let own = built.identity.id();
+    let drain = built.drain.clone();
+    open(&config, built, bound, &orders, asked);
+    tracing::info!(id = %own, "ready");
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let mut child = match app.map(|a| a.start()).transpose() {
+        Ok(child) => child,
+        Err(e) => return Err(failed("the app could not be started", e)),
+    };
+    let exit = loop {
+        tokio::select! {
+            _ = term.recv() => break Exit::Asked,
+            _ = interrupt.recv() => break Exit::Asked,
+            _ = drain_asked.recv() => break Exit::Asked,
+            _ = hup.recv() => {
+                let orders = orders.clone();
+                tokio::task::spawn_blocking(move || orders.reload());
+            }
+            ended = app::ended(&mut child) => break Exit::App(app_code(ended)),
+        }
+    };
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!(flows = rooms.table.len(), "draining");
+    let _ = drain.send(true);
+    let cut = drain::drain(&rooms, config.flow.drain_timeout).await;
+    if exit == Exit::Asked {
+        app::stop(&mut child, config.flow.drain_timeout).await;
+    }
+    orders.stop();
+    let _ = tokio::task::spawn_blocking(move || watchman.join()).await;
+    let now = Timestamp::now();
+    let _ = rooms.audit.append(Entry {
+        decision: Some(flow::decision_id(now)),
+        detail: Some(format!("{cut} flows were cut").into()),
+        ..Entry::new(now, Kind::Stop)
+    });
+    let last = Arc::clone(&rooms);
+    let closed = tokio::task::spawn_blocking(move || last.audit.close()).await;
+    tracing::info!(cut, closed = closed.is_ok(), "stopped");
+    Ok(exit)
+}
+
+/// Writes the start into the log and waits until it stands there.
+fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartError> {
+    let bundle = built.rooms.policy.current();
+    let crl = match &config.identity.crl {
+        Some(path) => path.display().to_string(),
+        None => "none".to_string(),
+    };
+    let entry = Entry {
+        decision: Some(flow::decision_id(now)),
+        device: Some(built.identity.id()),
+        bundle: Some(bundle.digest().into()),
+        detail: Some(
+            format!("version {}, {} rules, crl {crl}", env!("CARGO_PKG_VERSION"), bundle.rules().len()).into(),
+        ),
+        ..Entry::new(now, Kind::Start)
+    };
+    built
+        .rooms
+        .audit
+        .append(entry)
+        .and_then(|()| built.rooms.audit.flush())
+        .map_err(|e| StartError(vec![format!("the audit log does not take the start entry: {e}")]))?;
+    if config.identity.crl.is_none() {
+        tracing::warn!("no revocation list is configured: a revoked certificate is believed until it expires");
+    }
+    Ok(())
+}
+
+/// Serves at every door.
+fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mpsc::Sender<()>) {
+    let Built { rooms, identity, sessions, knocks, handshakes, drain, .. } = built;
+    let keeper = Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id(), knocks, handshakes });
+    if let Some(listener) = bound.peers {
+        let door = PeersDoor {
+            identity: identity.clone(),
+            settings: config.channel.clone(),
+            sessions: sessions.clone(),
+            keeper: keeper.clone(),
+        };
+        tokio::spawn(channel::serve(Arc::new(door), listener, drain.subscribe()));
+    }
+    for door in bound.local {
+        let keeper = Arc::clone(&keeper);
+        tokio::spawn(capture::serve(door, keeper, drain.subscribe()));
+    }
+    let inside = Arc::new(Inside {
+        rooms,
+        identity,
+        sessions,
+        orders: orders.clone(),
+        asked,
+        source: config.source.clone(),
+    });
+    if let Some(listener) = bound.admin_tcp {
+        tokio::spawn(console::serve_tcp(listener, inside.clone(), config.console.clone()));
+    }
+    tokio::spawn(console::serve_unix(bound.admin_unix, inside));
+}
+
+fn app_code(ended: std::io::Result<std::process::ExitStatus>) -> u8 {
+    match ended {
+        Ok(status) => status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1),
+        Err(_) => 1,
+    }
+}

@@ -1,0 +1,279 @@
+//! The watchman: one thread that looks for changed files and lapsed rights, and has living flows judged again.
+//!
+//! Files are compared by their stamps at every look instead of being watched by the kernel: that also sees the
+//! symlink swaps of Kubernetes, overlay and network file systems, and cannot run out of watches
+//! (docs/adr/0006-polling-for-file-changes.md).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, SystemTime};
+
+use crate::audit::{Entry, Kind};
+use crate::channel::Sessions;
+use crate::flow::{self, Cut, Rooms};
+use crate::identity::Identity;
+use crate::limits;
+use crate::model::{Reason, Timestamp};
+use crate::policy::{self, Stamp};
+
+/// Asks the watchman for something.
+pub(super) enum Order {
+    /// Look at every file now; the answer says what came of it.
+    Reload(SyncSender<Result<String, String>>),
+    /// Go home.
+    Stop,
+}
+
+/// What the watchman looks after.
+pub(super) struct Watchman {
+    pub rooms: Arc<Rooms>,
+    pub identity: Identity,
+    pub sessions: Sessions,
+    pub policy_dir: PathBuf,
+}
+
+/// How to reach the watchman.
+#[derive(Clone)]
+pub(super) struct Orders(SyncSender<Order>);
+
+impl Orders {
+    /// Has every file read again; says what came of it. Blocks: call it off the runtime.
+    pub fn reload(&self) -> Result<String, String> {
+        let (answer, answered) = sync_channel(1);
+        self.0.try_send(Order::Reload(answer)).map_err(|_| "a reload is under way".to_string())?;
+        answered.recv_timeout(RELOAD_TIMEOUT).unwrap_or_else(|_| Err("the reload took too long".into()))
+    }
+
+    /// Ends the thread.
+    pub fn stop(&self) {
+        let _ = self.0.try_send(Order::Stop);
+    }
+}
+
+/// Starts the thread.
+pub(super) fn start(watchman: Watchman) -> std::io::Result<(Orders, std::thread::JoinHandle<()>)> {
+    let (send, orders) = sync_channel(ORDERS_MAX);
+    let thread = std::thread::Builder::new().name("watchman".into()).spawn(move || watchman.run(&orders))?;
+    Ok((Orders(send), thread))
+}
+
+/// What was seen at the last look.
+struct Seen {
+    policy: Option<Stamp>,
+    policy_moved: bool,
+    identity: Vec<Option<FileStamp>>,
+    identity_moved: bool,
+    hour: u8,
+    second: u64,
+    minute: u64,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+struct FileStamp {
+    len: u64,
+    modified: Option<SystemTime>,
+    inode: u64,
+}
+
+impl Watchman {
+    fn run(self, orders: &Receiver<Order>) {
+        let now = Timestamp::now();
+        let mut seen = Seen {
+            policy: policy::fingerprint(&self.policy_dir).ok(),
+            policy_moved: false,
+            identity: self.identity_stamps(),
+            identity_moved: false,
+            hour: now.hour(),
+            second: now.as_secs(),
+            minute: now.as_secs() / 60,
+        };
+        loop {
+            match orders.recv_timeout(LOOK_EVERY) {
+                Ok(Order::Reload(answer)) => {
+                    let _ = answer.send(self.reload_all());
+                }
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => self.look(&mut seen, Timestamp::now()),
+            }
+        }
+    }
+
+    fn look(&self, seen: &mut Seen, now: Timestamp) {
+        let policy = policy::fingerprint(&self.policy_dir).ok();
+        if settled(&mut seen.policy, &mut seen.policy_moved, policy) {
+            let _ = self.reload_policy();
+        }
+        if settled(&mut seen.identity, &mut seen.identity_moved, self.identity_stamps()) {
+            let _ = self.reload_identity(now);
+        }
+        if now.as_secs() != seen.second {
+            seen.second = now.as_secs();
+            self.every_second(now);
+        }
+        if now.as_secs() / 60 != seen.minute {
+            seen.minute = now.as_secs() / 60;
+            self.recheck_sessions(now);
+        }
+        if now.hour() != seen.hour {
+            seen.hour = now.hour();
+            self.judge_again("the hour changed");
+        }
+    }
+
+    fn every_second(&self, now: Timestamp) {
+        match limits::sample() {
+            Ok(sample) => self.rooms.pressure.update(sample),
+            Err(_) => self.rooms.pressure.unknown(),
+        }
+        let status = self.rooms.audit.status();
+        self.rooms.metrics.audit(status.size, status.dropped + status.refused);
+        self.rooms.metrics.flows_active(self.rooms.table.len());
+        self.rooms.metrics.sessions_active(self.sessions.len());
+        self.rooms.metrics.certificate_expires(self.identity.not_after());
+        if let Some(next) = self.identity.crl_next_update() {
+            self.rooms.metrics.crl_expires(next);
+        }
+        // What lapses by the clock alone is found here; signatures are checked again when a file changes.
+        for session in self.sessions.all() {
+            if session.peer.not_after() <= now {
+                self.end_session(&session, Reason::SessionExpired, now);
+            }
+        }
+    }
+
+    fn reload_all(&self) -> Result<String, String> {
+        let policy = self.reload_policy();
+        let identity = self.reload_identity(Timestamp::now());
+        match (policy, identity) {
+            (Ok(policy), Ok(identity)) => Ok(format!("{policy}; {identity}")),
+            (policy, identity) => {
+                let said: Vec<_> = [policy, identity].into_iter().filter_map(Result::err).collect();
+                Err(said.join("\n"))
+            }
+        }
+    }
+
+    fn reload_policy(&self) -> Result<String, String> {
+        let reloaded = self.rooms.policy.reload();
+        let said = match &reloaded {
+            Ok(r) if r.changed => {
+                let cut = self.judge_again("the policy changed");
+                Ok(format!("policy {} replaced {}, {cut} flows cut", r.new, r.old))
+            }
+            Ok(r) => Ok(format!("policy {} unchanged", r.new)),
+            Err(e) => Err(format!("policy kept as it was: {e}")),
+        };
+        self.rooms.metrics.policy_reloaded(reloaded.is_ok());
+        self.tell(Kind::Reload, &said);
+        said
+    }
+
+    fn reload_identity(&self, now: Timestamp) -> Result<String, String> {
+        let said = match self.identity.reload(now) {
+            Ok(_) => Ok(format!("identity reloaded, certificate valid until {}", self.identity.not_after())),
+            Err(e) => Err(format!("identity: {e}")),
+        };
+        self.tell(Kind::Reload, &said);
+        self.recheck_sessions(now);
+        said
+    }
+
+    /// Verifies every living session's chain against the bundle, list and clock of now.
+    fn recheck_sessions(&self, now: Timestamp) {
+        for session in self.sessions.all() {
+            if let Err(reason) = self.identity.recheck(&session.peer, now) {
+                self.end_session(&session, reason, now);
+            }
+        }
+    }
+
+    fn end_session(&self, session: &crate::channel::Session, reason: Reason, now: Timestamp) {
+        if session.ended().is_some() {
+            return;
+        }
+        let flows = self.rooms.table.cut_session(session.id, reason);
+        session.end(reason);
+        let _ = self.rooms.audit.append(Entry {
+            decision: Some(flow::decision_id(now)),
+            device: Some(session.peer.id().clone()),
+            reason: Some(reason),
+            session: Some(session.id.to_string().into()),
+            detail: Some(format!("certificate {} ended with {flows} flows", session.peer.serial_hex()).into()),
+            ..Entry::new(now, Kind::Revoke)
+        });
+        tracing::warn!(session = %session.id, peer = %session.peer.id(), reason = reason.code(), flows, "session ended");
+    }
+
+    fn judge_again(&self, why: &str) -> usize {
+        let now = Timestamp::now();
+        let policy = &self.rooms.policy;
+        let cut = self.rooms.table.judge_again(|living| {
+            flow::judge_again(policy, &living.facts_at(now), living.decision).map(|c| Cut { detail: c.detail, ..c })
+        });
+        if cut > 0 {
+            tracing::warn!(flows = cut, "{why}: flows no longer allowed are cut");
+        }
+        cut
+    }
+
+    fn tell(&self, kind: Kind, said: &Result<String, String>) {
+        let (ok, text) = match said {
+            Ok(text) => (true, text),
+            Err(text) => (false, text),
+        };
+        let now = Timestamp::now();
+        let _ = self.rooms.audit.append(Entry {
+            decision: Some(flow::decision_id(now)),
+            detail: Some(text.as_str().into()),
+            bundle: Some(self.rooms.policy.current().digest().into()),
+            ..Entry::new(now, kind)
+        });
+        if ok {
+            tracing::info!("{text}");
+        } else {
+            for line in text.lines() {
+                tracing::error!("{line}");
+            }
+        }
+    }
+
+    fn identity_stamps(&self) -> Vec<Option<FileStamp>> {
+        use std::os::unix::fs::MetadataExt;
+        let stamp = |path: &PathBuf| {
+            let meta = std::fs::metadata(path).ok()?;
+            Some(FileStamp { len: meta.len(), modified: meta.modified().ok(), inode: meta.ino() })
+        };
+        self.identity.watch_paths().iter().map(stamp).collect()
+    }
+}
+
+/// Whether something changed and has been still for one look since: a file being written is not read half-way.
+fn settled<T: PartialEq>(seen: &mut T, moved: &mut bool, now: T) -> bool {
+    if *seen != now {
+        *seen = now;
+        *moved = true;
+        return false;
+    }
+    std::mem::take(moved)
+}
+
+/// Time between two looks. A change is acted on after two looks at most.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Orders that may wait.
+const ORDERS_MAX: usize = 8;
+/// Longest wait for a reload that was asked for.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::settled;
+
+    #[test]
+    fn a_change_is_acted_on_once_it_has_been_still_for_one_look() {
+        let (mut seen, mut moved) = (1, false);
+        let looks = [1, 2, 3, 3, 3, 4, 4];
+        let acted: Vec<_> = looks.iter().map(|n| settled(&mut seen, &mut moved, *n)).collect();
+        assert_eq!(acted, [false, false, false, true, false, false, true]);
+    }
+}

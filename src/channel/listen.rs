@@ -1,0 +1,271 @@
+//! The peers' door: knock, handshake, then one [`Arrival`] per CONNECT.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::h1;
+use super::h2_stream::{self, *};
+use super::keepalive;
+use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
+use super::settings::Settings;
+use crate::identity::{self, Identity};
+use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
+use crate::net::{Accepted, Answer, BoxFuture, BoxStream, Listener, SocketOptions, StreamError};
+use crate::protocols;
+
+/// One CONNECT at the peers' door.
+pub struct Arrival {
+    /// The session it came on; its peer is who asks.
+    pub session: Arc<Session>,
+    /// What it asks for, or why the request is none.
+    pub wanted: Result<Authority, Reason>,
+    /// Says yes or no.
+    pub answer: Box<dyn Answer>,
+}
+
+/// What the door asks and tells those above it. Called on the door's tasks: must not block.
+pub trait Keeper: Send + Sync + 'static {
+    /// May this source try a handshake now? The value returned is held until the handshake is over.
+    ///
+    /// # Errors
+    /// The [`Reason`] why not.
+    fn knock(&self, source: IpAddr) -> Result<Box<dyn Send>, Reason>;
+
+    /// A knock or a handshake was refused before anyone was known.
+    fn refused(&self, source: SocketAddr, reason: Reason, detail: &str);
+
+    /// A request came.
+    fn arrived(&self, arrival: Arrival);
+}
+
+/// What the door needs to know.
+pub struct PeersDoor {
+    /// Who we are and whom we believe.
+    pub identity: Identity,
+    /// Limits and waits.
+    pub settings: Settings,
+    /// Where living sessions are registered.
+    pub sessions: Sessions,
+    /// Who is asked and told.
+    pub keeper: Arc<dyn Keeper>,
+}
+
+/// Takes connections until `drain` turns true; living sessions then get a GOAWAY and end with their last flow.
+pub async fn serve(door: Arc<PeersDoor>, listener: Listener, drain: watch::Receiver<bool>) {
+    let mut stop = drain.clone();
+    loop {
+        let accepted = tokio::select! {
+            _ = stop.wait_for(|d| *d) => return,
+            accepted = listener.accept_patiently(SocketOptions::default()) => accepted,
+        };
+        let Accepted::Tcp(tcp, remote) = accepted else { continue };
+        match door.keeper.knock(remote.ip()) {
+            Ok(slot) => {
+                tokio::spawn(greet(Arc::clone(&door), tcp, remote, slot, drain.clone()));
+            }
+            Err(reason) => {
+                // Reset, not FIN: nothing of this connection should linger in the kernel.
+                let _ = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+                door.keeper.refused(remote, reason, "");
+            }
+        }
+    }
+}
+
+/// Proves who knocks, then serves the session.
+async fn greet(
+    door: Arc<PeersDoor>,
+    tcp: TcpStream,
+    remote: SocketAddr,
+    slot: Box<dyn Send>,
+    drain: watch::Receiver<bool>,
+) {
+    let config = door.identity.server_config(&[ALPN_H2, ALPN_H1]);
+    let shaken = tokio::time::timeout(door.settings.handshake_timeout, TlsAcceptor::from(config).accept(tcp));
+    let tls = match shaken.await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(e)) => {
+            let (reason, detail) = handshake_reason(&e);
+            return door.keeper.refused(remote, reason, &detail);
+        }
+        Err(_) => return door.keeper.refused(remote, Reason::TlsTimeout, ""),
+    };
+    let now = Timestamp::now();
+    let transport = match tls.get_ref().1.alpn_protocol() {
+        Some(ALPN_H2) => Transport::H2,
+        _ => Transport::H1,
+    };
+    let mut exporter = [0u8; 16];
+    if tls.get_ref().1.export_keying_material(&mut exporter, SESSION_EXPORTER, None).is_err() {
+        return door.keeper.refused(remote, Reason::TlsFailed, "the exporter is not to be had");
+    }
+    let session = match Session::new(tls.get_ref().1, exporter, remote, transport, now) {
+        Ok(session) => Arc::new(session),
+        Err(e) => return door.keeper.refused(remote, Reason::CertificateNotSvid, &e.to_string()),
+    };
+    let registered = door.sessions.register(&session);
+    match transport {
+        Transport::H2 => serve_h2(&door, tls, session, registered, slot, drain).await,
+        _ => serve_h1(&door, tls, session, registered, slot).await,
+    }
+}
+
+async fn serve_h1(
+    door: &PeersDoor,
+    mut tls: TlsStream<TcpStream>,
+    session: Arc<Session>,
+    registered: Registered,
+    slot: Box<dyn Send>,
+) {
+    let read = tokio::time::timeout(door.settings.handshake_timeout, h1::request(&mut tls)).await;
+    drop(slot);
+    let (wanted, early) = read.unwrap_or((Err(Reason::RequestTimeout), Bytes::new()));
+    let answer = h1::H1Answer { io: tls, early, session: Arc::clone(&session), registered };
+    door.keeper.arrived(Arrival { session, wanted, answer: Box::new(answer) });
+}
+
+async fn serve_h2(
+    door: &PeersDoor,
+    tls: TlsStream<TcpStream>,
+    session: Arc<Session>,
+    registered: Registered,
+    slot: Box<dyn Send>,
+    mut drain: watch::Receiver<bool>,
+) {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_MAX)
+        .max_header_list_size(HEADERS_MAX)
+        .max_concurrent_streams(door.settings.streams_max)
+        .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
+        .reset_stream_duration(RESET_MEMORY)
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(SMALL_FRAMES_MAX);
+    let shaken = tokio::time::timeout(door.settings.handshake_timeout, builder.handshake::<_, Bytes>(tls));
+    let Ok(Ok(mut connection)) = shaken.await else { return };
+    drop(slot);
+    let registered = Arc::new(registered);
+    let lost =
+        keepalive::lost(connection.ping_pong(), door.settings.ping_interval, door.settings.ping_timeout);
+    tokio::pin!(lost);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            reason = session.until_ended() => {
+                tracing::info!(session = %session.id, peer = %session.peer.id(), reason = reason.code(), "session ended");
+                connection.abrupt_shutdown(h2::Reason::CANCEL);
+                let farewell = std::future::poll_fn(|cx| connection.poll_closed(cx));
+                let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
+                return;
+            }
+            _ = drain.wait_for(|d| *d), if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+            () = &mut lost => return session.end(Reason::PeerClosed),
+            request = connection.accept() => match request {
+                Some(Ok((request, respond))) => arrived(door, &session, &registered, request, respond),
+                Some(Err(e)) => {
+                    tracing::debug!(session = %session.id, error = %e, "session broke");
+                    return session.end(Reason::PeerClosed);
+                }
+                None => return session.end(Reason::PeerClosed),
+            },
+        }
+    }
+}
+
+fn arrived(
+    door: &PeersDoor,
+    session: &Arc<Session>,
+    registered: &Arc<Registered>,
+    request: http::Request<h2::RecvStream>,
+    respond: SendResponse<Bytes>,
+) {
+    let wanted = connect_target(&request);
+    let hold = Arc::clone(registered);
+    let answer = H2Answer { respond, recv: request.into_body(), hold };
+    door.keeper.arrived(Arrival { session: Arc::clone(session), wanted, answer: Box::new(answer) });
+}
+
+/// The target of an h2 CONNECT: `:method` and `:authority` alone (RFC 9113 §8.5).
+fn connect_target<B>(request: &http::Request<B>) -> Result<Authority, Reason> {
+    if request.method() != Method::CONNECT {
+        return Err(Reason::MethodNotAllowed);
+    }
+    let uri = request.uri();
+    let authority = uri.authority().ok_or(Reason::RequestMalformed)?;
+    if uri.scheme().is_some() || uri.path_and_query().is_some_and(|p| !p.as_str().is_empty() && p != "/") {
+        return Err(Reason::RequestMalformed);
+    }
+    authority.as_str().parse().map_err(|_| Reason::RequestMalformed)
+}
+
+/// Answers one h2 CONNECT.
+struct H2Answer {
+    respond: SendResponse<Bytes>,
+    recv: h2::RecvStream,
+    hold: Arc<Registered>,
+}
+
+impl Answer for H2Answer {
+    fn accept(mut self: Box<Self>) -> BoxFuture<Result<BoxStream, StreamError>> {
+        Box::pin(async move {
+            let send = self.respond.send_response(Response::new(()), false).map_err(|_| StreamError::Reset)?;
+            Ok(h2_stream::stream(send, self.recv, self.hold))
+        })
+    }
+
+    fn refuse(mut self: Box<Self>, refusal: Refusal) -> BoxFuture<()> {
+        Box::pin(async move {
+            let body = Bytes::from(protocols::problem_json(&refusal));
+            // The peer may have reset the stream already; the audit has the refusal.
+            if let Ok(mut send) = self.respond.send_response(refusal_head(&refusal), false) {
+                let _ = send.send_data(body, true);
+            }
+        })
+    }
+}
+
+fn refusal_head(refusal: &Refusal) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() =
+        StatusCode::from_u16(refusal.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = head.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Ok(status) = HeaderValue::from_str(&protocols::proxy_status(refusal)) {
+        headers.insert(protocols::PROXY_STATUS, status);
+    }
+    if let Some(wait) = refusal.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    }
+    head
+}
+
+/// The reason inside a failed handshake's I/O error.
+pub(super) fn handshake_reason(error: &std::io::Error) -> (Reason, String) {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(tls) => (identity::reason_of(tls), tls.to_string()),
+        None => (Reason::TlsFailed, error.to_string()),
+    }
+}
+
+/// ALPN protocol names (RFC 7301 §6).
+pub(super) const ALPN_H2: &[u8] = b"h2";
+const ALPN_H1: &[u8] = b"http/1.1";
+/// Longest wait for a last GOAWAY to leave.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);

@@ -1,0 +1,336 @@
+//! The scenes, in order. Each tries something and looks at what came of it, on the wire and in the audit.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Report;
+use super::intruder::{Outcome, ask, connect_from};
+use super::stage::{self, Stage};
+use crate::identity::authority;
+use crate::model::Timestamp;
+
+/// What a scene saw: in words, the reason code, and whether it was as expected.
+struct Seen {
+    got: String,
+    reason: String,
+    pass: bool,
+}
+
+type Scene = Result<Seen, String>;
+
+/// Plays all scenes; `tell` hears of each as it ends.
+pub(super) async fn all(stage: &mut Stage, tell: impl Fn(&Report)) -> Vec<Report> {
+    let mut reports = Vec::new();
+    macro_rules! scene {
+        ($name:literal, $expected:literal, $play:expr) => {
+            let since = Instant::now();
+            let seen: Scene = $play.await;
+            let seen = seen.unwrap_or_else(|e| Seen { got: e, reason: String::new(), pass: false });
+            let (got, reason, pass, ms) = (seen.got, seen.reason, seen.pass, since.elapsed().as_millis());
+            let report = Report { scene: $name, expected: $expected, got, reason, ms, pass };
+            tell(&report);
+            reports.push(report);
+        };
+    }
+    scene!("honest request through both sidecars", "answered", honest(stage));
+    scene!("client without a certificate", "refused: certificate_missing", shut_out(stage, None, "certificate_missing"));
+    scene!(
+        "certificate of another CA",
+        "refused: certificate_untrusted",
+        shut_out(stage, Some("rogue"), "certificate_untrusted")
+    );
+    scene!(
+        "expired certificate",
+        "refused: certificate_expired",
+        shut_out(stage, Some("expired"), "certificate_expired")
+    );
+    scene!(
+        "certificate with two URI SANs",
+        "refused: certificate_not_svid",
+        shut_out(stage, Some("two-sans"), "certificate_not_svid")
+    );
+    scene!("service that policy does not allow", "403: policy_denied", not_allowed(stage));
+    scene!("destination that is no service (SSRF)", "403: service_unknown, nothing dialled", no_service(stage));
+    scene!("policy edited while a flow lives", "cut within 1 s: policy_withdrawn", policy_edited(stage));
+    scene!("certificate revoked while a flow lives", "cut within 5 s: certificate_revoked", revoked(stage));
+    scene!("handshake flood from one source", "flood refused, honest peer served", flood(stage));
+    scene!("one byte of the audit log flipped", "verify names the entry", byte_flipped(stage));
+    scene!("newest audit entries cut off", "the sidecar refuses to start", entries_cut(stage));
+    reports
+}
+
+async fn honest(stage: &Stage) -> Scene {
+    let body = get(stage).await?;
+    Ok(Seen { got: format!("answered: {}", body.trim()), reason: String::new(), pass: body == "hello from orders\n" })
+}
+
+/// An HTTP request as the app beside web-1 makes it.
+async fn get(stage: &Stage) -> Result<String, String> {
+    let fetch = async {
+        let mut app = TcpStream::connect(stage.app).await?;
+        app.write_all(b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n").await?;
+        let mut answer = String::new();
+        app.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = tokio::time::timeout(PATIENCE, fetch).await.map_err(|_| "no answer")?;
+    let answer = answer.map_err(|e| format!("no answer: {e}"))?;
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default())
+}
+
+/// Somebody with these credentials asks for `orders` and must be stopped in the handshake.
+async fn shut_out(stage: &Stage, credentials: Option<&str>, reason: &str) -> Scene {
+    let before = entries(&stage.server.audit()).len();
+    let visitors = stage.orders.visitors();
+    let credentials = credentials.map(|c| stage.credentials(c));
+    let outcome = ask(stage.door, credentials.as_ref(), "orders:80").await;
+    let said = denial(stage, before).await;
+    let kept_out = !matches!(outcome, Outcome::In(_)) && stage.orders.visitors() == visitors;
+    Ok(Seen { got: outcome.words(), pass: kept_out && said == reason, reason: said })
+}
+
+async fn not_allowed(stage: &Stage) -> Scene {
+    let outcome = ask(stage.door, Some(&stage.credentials("web-1")), "ledger:80").await;
+    refused_with(outcome, 403, "policy_denied", true)
+}
+
+async fn no_service(stage: &Stage) -> Scene {
+    let target = stage.canary.addr.to_string();
+    let outcome = ask(stage.door, Some(&stage.credentials("web-1")), &target).await;
+    refused_with(outcome, 403, "service_unknown", stage.canary.visitors() == 0)
+}
+
+fn refused_with(outcome: Outcome, status: u16, reason: &str, unharmed: bool) -> Scene {
+    let got = outcome.words();
+    match outcome {
+        Outcome::Refused { status: s, reason: r } => {
+            Ok(Seen { got, pass: s == status && r == reason && unharmed, reason: r })
+        }
+        _ => Ok(Seen { got, reason: String::new(), pass: false }),
+    }
+}
+
+async fn policy_edited(stage: &Stage) -> Scene {
+    let mut flow = open_flow(stage).await?;
+    let before = entries(&stage.server.audit()).len();
+    let rule = stage.server.dir.join("policies/90-closed.cedar");
+    stage::write(&rule, CLOSED)?;
+    let cut = until_broken(&mut flow, Duration::from_secs(5)).await;
+    let reason = closing(stage, before).await;
+    fs::remove_file(&rule).map_err(|e| e.to_string())?;
+    until_served(stage).await?;
+    let pass = cut.is_some_and(|t| t <= Duration::from_secs(1)) && reason == "policy_withdrawn";
+    Ok(Seen { got: cut_words(cut), reason, pass })
+}
+
+async fn revoked(stage: &Stage) -> Scene {
+    let credentials = stage.credentials("kiosk-1");
+    let Outcome::In(mut flow) = ask(stage.door, Some(&credentials), "orders:80").await else {
+        return Err("kiosk-1 was not let in at first".into());
+    };
+    echo(&mut flow).await?;
+    let before = entries(&stage.server.audit()).len();
+    let ca = stage.dir.join("ca");
+    authority::revoke(&ca, "kiosk-1", Timestamp::now()).map_err(|e| e.to_string())?;
+    publish(&ca.join("crl.pem"), &stage.server.dir.join("certs/crl.pem"))?;
+    let cut = until_broken(&mut flow, Duration::from_secs(10)).await;
+    let reason = closing(stage, before).await;
+    let again = ask(stage.door, Some(&credentials), "orders:80").await;
+    let out = !matches!(again, Outcome::In(_));
+    let pass = cut.is_some_and(|t| t <= Duration::from_secs(5)) && reason == "certificate_revoked" && out;
+    Ok(Seen { got: cut_words(cut), reason, pass })
+}
+
+async fn flood(stage: &Stage) -> Scene {
+    let before = entries(&stage.server.audit()).len();
+    let (attacker, door) = (IpAddr::from([127, 0, 0, 2]), stage.door);
+    let knocks = tokio::spawn(async move {
+        let mut turned_away = 0;
+        for _ in 0..FLOOD {
+            let Ok(mut tcp) = connect_from(attacker, door).await else {
+                turned_away += 1;
+                continue;
+            };
+            let mut byte = [0u8; 1];
+            // Who was let in to a handshake hears nothing yet; who was turned away sees the reset.
+            let heard = tokio::time::timeout(Duration::from_millis(2), tcp.read(&mut byte)).await;
+            turned_away += usize::from(heard.is_ok());
+        }
+        turned_away
+    });
+    let honest = ask(stage.door, Some(&stage.credentials("web-1")), "orders:80").await;
+    let honest = matches!(honest, Outcome::In(_)) && get(stage).await.is_ok();
+    let turned_away = knocks.await.map_err(|e| e.to_string())?;
+    let reason = denial(stage, before).await;
+    Ok(Seen {
+        got: format!("{turned_away} of {FLOOD} refused, honest {}", if honest { "served" } else { "NOT served" }),
+        pass: turned_away > FLOOD / 2 && honest && reason == "knock_limited",
+        reason,
+    })
+}
+
+/// The server's log, stopped and copied, with one byte of an entry in its middle flipped.
+async fn byte_flipped(stage: &mut Stage) -> Scene {
+    stage.server.stop().await?;
+    let copy = stage.dir.join("audit-flipped");
+    copy_dir(&stage.server.audit(), &copy)?;
+    let segment = first_segment(&copy)?;
+    let mut bytes = fs::read(&segment).map_err(|e| e.to_string())?;
+    let lines = bytes.iter().filter(|b| **b == b'\n').count();
+    let entry = lines / 2;
+    let start = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(entry - 1).map_or(0, |(at, _)| at + 1);
+    let byte = bytes.get_mut(start + 40).ok_or("the log is too short")?;
+    *byte ^= 1;
+    fs::write(&segment, bytes).map_err(|e| e.to_string())?;
+    let verified = stage::own_binary()?
+        .args(["audit", "verify", "--dir"])
+        .arg(&copy)
+        .arg("--key")
+        .arg(stage.server.dir.join("audit.pub"))
+        .output()
+        .await
+        .map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    let named = said.contains(&format!("entry {entry}"));
+    let got = if named { format!("verify names entry {entry}") } else { said.lines().take(2).collect() };
+    Ok(Seen { got, reason: String::new(), pass: named && verified.status.code() == Some(1) })
+}
+
+/// The server started again on a log whose newest entries are missing.
+async fn entries_cut(stage: &mut Stage) -> Scene {
+    let dir = &stage.server.dir;
+    let (audit, whole) = (stage.server.audit(), stage.dir.join("audit-whole"));
+    copy_dir(&audit, &whole)?;
+    let segment = first_segment(&audit)?;
+    let text = fs::read_to_string(&segment).map_err(|e| e.to_string())?;
+    let lines: Vec<_> = text.lines().collect();
+    let kept = lines.get(..lines.len().saturating_sub(3)).unwrap_or_default().join("\n") + "\n";
+    fs::write(&segment, kept).map_err(|e| e.to_string())?;
+    let started = tokio::time::timeout(PATIENCE, stage::command(dir)?.output()).await;
+    let (refused, said) = match started {
+        Ok(Ok(output)) => (!output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned()),
+        Ok(Err(e)) => return Err(e.to_string()),
+        Err(_) => (false, "it started".into()),
+    };
+    fs::remove_dir_all(&audit).and_then(|()| fs::rename(&whole, &audit)).map_err(|e| e.to_string())?;
+    let entry = format!("entry {}", lines.len().saturating_sub(3));
+    let named = refused && said.contains(&entry);
+    let got = if named { format!("refused to start: {entry} is missing") } else { said };
+    stage.server = stage::Sidecar::start(&stage.server.dir.clone()).await?;
+    Ok(Seen { got, reason: String::new(), pass: named })
+}
+
+/// A flow from the app through both sidecars, proven alive.
+async fn open_flow(stage: &Stage) -> Result<TcpStream, String> {
+    let mut flow = TcpStream::connect(stage.app).await.map_err(|e| e.to_string())?;
+    echo(&mut flow).await?;
+    Ok(flow)
+}
+
+async fn echo<S: AsyncReadExt + AsyncWriteExt + Unpin>(flow: &mut S) -> Result<(), String> {
+    let round = async {
+        flow.write_all(b"alive").await?;
+        flow.read_exact(&mut [0u8; 5]).await.map(drop)
+    };
+    let went = tokio::time::timeout(PATIENCE, round).await.map_err(|_| "the flow does not answer")?;
+    went.map_err(|e| format!("the flow does not answer: {e}"))
+}
+
+/// Time until a quiet flow is broken off, `None` when it outlives `most`.
+async fn until_broken<S: AsyncReadExt + Unpin>(flow: &mut S, most: Duration) -> Option<Duration> {
+    let since = Instant::now();
+    let mut byte = [0u8; 1];
+    match tokio::time::timeout(most, flow.read(&mut byte)).await {
+        Ok(Ok(0) | Err(_)) => Some(since.elapsed()),
+        Ok(Ok(_)) | Err(_) => None,
+    }
+}
+
+async fn until_served(stage: &Stage) -> Result<(), String> {
+    for _ in 0..100 {
+        if get(stage).await.is_ok_and(|body| !body.is_empty()) {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err("the policy did not come back".into())
+}
+
+fn cut_words(cut: Option<Duration>) -> String {
+    cut.map_or("not cut".into(), |t| format!("cut after {} ms", t.as_millis()))
+}
+
+/// The reason of the newest denial after the first `before` entries of the server's log.
+async fn denial(stage: &Stage, before: usize) -> String {
+    newest_reason(&stage.server.audit(), before, "deny").await
+}
+
+/// The reason with which the newest flow was closed.
+async fn closing(stage: &Stage, before: usize) -> String {
+    newest_reason(&stage.server.audit(), before, "close").await
+}
+
+async fn newest_reason(audit: &Path, before: usize, kind: &str) -> String {
+    // Entries are written in groups: give the newest one its time.
+    for _ in 0..40 {
+        let found = entries(audit).into_iter().skip(before).rfind(|e| e["kind"] == kind && e["reason"].is_string());
+        if let Some(entry) = found {
+            return entry["reason"].as_str().unwrap_or_default().to_string();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    String::new()
+}
+
+/// Every entry of a log, as JSON.
+fn entries(audit: &Path) -> Vec<Value> {
+    let text = first_segment(audit).and_then(|s| fs::read_to_string(s).map_err(|e| e.to_string()));
+    text.unwrap_or_default().lines().filter_map(|l| serde_json::from_str(l).ok()).collect()
+}
+
+fn first_segment(audit: &Path) -> Result<std::path::PathBuf, String> {
+    let names = fs::read_dir(audit).map_err(|e| format!("{}: {e}", audit.display()))?;
+    let mut segments: Vec<_> =
+        names.filter_map(|n| n.ok().map(|n| n.path())).filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
+    segments.sort();
+    segments.into_iter().next().ok_or_else(|| "the log has no segment".into())
+}
+
+fn copy_dir(from: &Path, to: &Path) -> Result<(), String> {
+    let copy = || -> std::io::Result<()> {
+        fs::create_dir_all(to)?;
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let target = to.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                copy_dir(&entry.path(), &target).map_err(std::io::Error::other)?;
+            } else {
+                fs::copy(entry.path(), target)?;
+            }
+        }
+        Ok(())
+    };
+    copy().map_err(|e| format!("{}: {e}", from.display()))
+}
+
+/// Puts a file in another's place in one step, as a careful operator does.
+fn publish(from: &Path, to: &Path) -> Result<(), String> {
+    let new = to.with_extension("new");
+    fs::copy(from, &new).and_then(|_| fs::rename(&new, to)).map_err(|e| format!("{}: {e}", to.display()))
+}
+
+const CLOSED: &str = r#"@id("orders-closed")
+@reason("orders is closed for today")
+forbid(principal, action, resource == Service::"orders");
+"#;
+
+/// Connections of the flood.
+const FLOOD: usize = 300;
+/// Longest wait for anything that should come at once.
+const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,0 +1,155 @@
+//! Writes down what happens to one flow: into the audit, the log and the meters, under one decision id.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use crate::audit::{Entry, Kind, Source};
+use crate::channel::Session;
+use crate::model::{DecisionId, Direction, Reason, Refusal, Timestamp};
+use crate::policy::Permit;
+
+use super::exit::Far;
+use super::intake::Intake;
+use super::relay::End;
+use super::routes::Route;
+use super::run::Rooms;
+use super::table::Living;
+
+/// What is known of one flow so far, and where it is written.
+pub(super) struct Record<'a> {
+    rooms: &'a Rooms,
+    id: DecisionId,
+    direction: Direction,
+    since: Timestamp,
+    /// What every entry of this flow says.
+    said: Entry,
+}
+
+impl<'a> Record<'a> {
+    pub(super) fn new(rooms: &'a Rooms, id: DecisionId, intake: &Intake, now: Timestamp) -> Self {
+        let asker = &intake.asker;
+        let mut said = Entry::new(now, Kind::Deny);
+        said.decision = Some(id);
+        said.direction = Some(asker.direction);
+        said.device = Some(asker.device.id.clone());
+        said.source = match asker.uid {
+            Some(uid) => Some(Source::Uid(uid)),
+            None => asker.source.parse().ok().map(|addr: SocketAddr| Source::Ip(addr.ip())),
+        };
+        if let Ok(wanted) = &intake.wanted {
+            said.target = Some(wanted.to_string().into());
+        }
+        if let Some(session) = &asker.session {
+            rides(&mut said, session);
+        }
+        Self { rooms, id, direction: asker.direction, since: now, said }
+    }
+
+    /// The decision's id.
+    pub(super) fn id(&self) -> DecisionId {
+        self.id
+    }
+
+    /// A refusal under this decision's id.
+    pub(super) fn refusal(&self, reason: Reason) -> Refusal {
+        Refusal::new(self.id, reason)
+    }
+
+    /// The flow has a seat and a permit.
+    pub(super) fn admitted(&mut self, route: &Route<'_>, seat: &Living, permit: &Permit) {
+        self.said.flow = Some(seat.id);
+        self.said.service = Some(route.name().clone());
+        self.said.rule = Some(permit.rules().join(",").into());
+        self.said.bundle = Some(permit.digest().into());
+    }
+
+    /// Writes that policy allows it.
+    ///
+    /// # Errors
+    /// [`Reason::AuditUnavailable`] when it cannot be written: then it is not allowed.
+    pub(super) fn allowed(&self) -> Result<(), Reason> {
+        self.write(Kind::Allow, self.since)
+    }
+
+    /// Writes that the far side is open.
+    ///
+    /// # Errors
+    /// [`Reason::AuditUnavailable`] when it cannot be written: then no byte passes.
+    pub(super) fn opened(&mut self, far: &Far) -> Result<(), Reason> {
+        self.said.target = Some(far.target.as_str().into());
+        if let Some(session) = &far.session {
+            self.said.peer = Some(session.peer.id().clone());
+            rides(&mut self.said, session);
+        }
+        self.write(Kind::Open, Timestamp::now())?;
+        self.rooms.metrics.flow_opened(self.direction);
+        Ok(())
+    }
+
+    /// Writes a refusal.
+    pub(super) fn denied(&self, refusal: &Refusal) {
+        let mut entry = self.said.clone();
+        entry.kind = Kind::Deny;
+        entry.at = Timestamp::now();
+        entry.reason = Some(refusal.reason);
+        if &*refusal.rule != "-" {
+            entry.rule = Some(refusal.rule.clone());
+        }
+        entry.detail = (!refusal.detail.is_empty()).then(|| refusal.detail.clone());
+        // A denial stands whether or not it can be written; the log counts what it could not take.
+        let _ = self.rooms.audit.append(entry);
+        self.rooms.metrics.refused(refusal.reason);
+        tracing::warn!(
+            decision = %self.id, reason = refusal.reason.code(), rule = &*refusal.rule,
+            device = self.said.device.as_ref().map(|d| d.as_str()), "refused: {refusal}"
+        );
+    }
+
+    /// Writes how it ended.
+    pub(super) fn closed(&self, end: &End, seat: &Living, now: Timestamp) {
+        let mut entry = self.said.clone();
+        entry.kind = Kind::Close;
+        entry.at = now;
+        let (up, down) = (seat.moved.up.load(Ordering::Relaxed), seat.moved.down.load(Ordering::Relaxed));
+        entry.bytes_in = Some(up);
+        entry.bytes_out = Some(down);
+        entry.ms = u64::try_from(now.since(self.since).as_millis()).ok();
+        let reason = match end {
+            End::Closed => None,
+            End::Reset(e) => {
+                entry.detail = Some(e.to_string().into());
+                None
+            }
+            End::Cut(cut) => {
+                if &*cut.rule != "-" {
+                    entry.rule = Some(cut.rule.clone());
+                }
+                entry.detail = (!cut.detail.is_empty()).then(|| cut.detail.clone());
+                Some(cut.reason)
+            }
+        };
+        entry.reason = reason;
+        let _ = self.rooms.audit.append(entry);
+        self.rooms.metrics.flow_closed(self.direction, reason, up, down);
+        if let Some(reason) = reason {
+            tracing::warn!(decision = %self.id, flow = %seat.id, reason = reason.code(), "flow cut");
+        } else {
+            tracing::debug!(decision = %self.id, flow = %seat.id, up, down, "flow closed");
+        }
+    }
+
+    fn write(&self, kind: Kind, at: Timestamp) -> Result<(), Reason> {
+        let mut entry = self.said.clone();
+        entry.kind = kind;
+        entry.at = at;
+        self.rooms.audit.append(entry).map_err(|_| Reason::AuditUnavailable)
+    }
+}
+
+/// Says which session an entry's flow rides on.
+fn rides(entry: &mut Entry, session: &Session) {
+    entry.transport = Some(session.transport);
+    entry.group = Some(session.group.into());
+    entry.cipher = Some(session.cipher.into());
+    entry.session = Some(session.id.to_string().into());
+}

@@ -1,0 +1,231 @@
+//! Moves the bytes of one flow, both ways, until both halves are closed or somebody breaks off.
+//!
+//! One task per flow and no copy: a chunk read from one end is handed to the other as it is. Each way always takes
+//! what its source may deliver (see `ReadHalf::undelivered_max`) and gives flow-control credit back only for what
+//! the other end took, so a stalled app holds up nobody but itself.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use super::table::{Cut, Moved, Seat};
+use crate::limits::Slot;
+use crate::model::Reason;
+use crate::net::{BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf};
+use crate::policy::Permit;
+
+/// How a flow ended.
+#[derive(Debug)]
+pub enum End {
+    /// Both ends closed in order.
+    Closed,
+    /// One end broke off.
+    Reset(StreamError),
+    /// This sidecar ended it.
+    Cut(Cut),
+}
+
+/// Relays between the one who asked (`near`) and what was asked for (`far`). The permit is spent.
+pub async fn relay(
+    _permit: Permit,
+    near: BoxStream,
+    far: BoxStream,
+    seat: &Seat,
+    slot: &Slot,
+    idle: Duration,
+) -> End {
+    let mut up = Way::new(near.read, far.write);
+    let mut down = Way::new(far.read, near.write);
+    let end = {
+        let mut cut = std::pin::pin!(seat.until_cut());
+        let mut quiet = Quiet::new(idle);
+        let mut sleep = std::pin::pin!(tokio::time::sleep(quiet.tick));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(cut) = cut.as_mut().poll(cx) {
+                return Poll::Ready(End::Cut(cut));
+            }
+            let up_end = up.poll(cx, slot, &seat.moved.up);
+            let down_end = down.poll(cx, slot, &seat.moved.down);
+            match (up_end, down_end) {
+                (Poll::Ready(Err(e)), _) | (_, Poll::Ready(Err(e))) => return Poll::Ready(End::Reset(e)),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Closed),
+                _ => {}
+            }
+            match quiet.poll(cx, sleep.as_mut(), up.steps.wrapping_add(down.steps)) {
+                Poll::Ready(()) => Poll::Ready(End::Cut(Cut::new(Reason::IdleTimeout))),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    };
+    match end {
+        End::Closed => {}
+        End::Reset(_) => [&mut up, &mut down].into_iter().for_each(|w| w.write.reset(EndKind::Reset)),
+        End::Cut(_) => [&mut up, &mut down].into_iter().for_each(|w| w.write.reset(EndKind::Cut)),
+    }
+    end
+}
+
+/// One direction.
+struct Way {
+    read: Box<dyn ReadHalf>,
+    write: Box<dyn WriteHalf>,
+    chunks: Chunks,
+    source: Source,
+    finished: bool,
+    unflushed: bool,
+    /// Chunks moved, to tell a quiet flow.
+    steps: u64,
+    /// The device's byte rate is spent until then.
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Source {
+    Open,
+    Closed,
+}
+
+impl Way {
+    fn new(read: Box<dyn ReadHalf>, write: Box<dyn WriteHalf>) -> Self {
+        Self {
+            read,
+            write,
+            chunks: Chunks::default(),
+            source: Source::Open,
+            finished: false,
+            unflushed: false,
+            steps: 0,
+            wait: None,
+        }
+    }
+
+    /// Moves what can be moved now. Ready when the source closed and everything arrived.
+    fn poll(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &AtomicU64) -> Poll<Result<(), StreamError>> {
+        if self.finished {
+            return Poll::Ready(Ok(()));
+        }
+        let mut rounds = 0;
+        loop {
+            let read = self.poll_read(cx)?;
+            let sent = self.poll_write(cx, slot, moved)?;
+            if self.source == Source::Closed && self.chunks.is_empty() {
+                return self.poll_finish(cx);
+            }
+            if !read && !sent {
+                break;
+            }
+            rounds += 1;
+            if rounds == ROUNDS_MAX {
+                // Others of this worker get their turn.
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        if self.unflushed && self.write.poll_flush(cx)?.is_ready() {
+            self.unflushed = false;
+        }
+        match self.write.poll_reset(cx) {
+            Poll::Ready(e) => Poll::Ready(Err(e)),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Takes what the source has; says whether it took something.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
+        let mut took = false;
+        while self.source == Source::Open && self.chunks.len() < self.read.undelivered_max() {
+            match self.read.poll_chunk(cx)? {
+                Poll::Ready(Some(chunk)) => {
+                    took = true;
+                    self.steps = self.steps.wrapping_add(1);
+                    self.chunks.push(chunk);
+                    if self.chunks.len() >= BATCH {
+                        break;
+                    }
+                }
+                Poll::Ready(None) => self.source = Source::Closed,
+                Poll::Pending => break,
+            }
+        }
+        Ok(took)
+    }
+
+    /// Passes on what waits, as far as the device's byte rate allows; says whether something went.
+    fn poll_write(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &AtomicU64) -> Result<bool, StreamError> {
+        if self.chunks.is_empty() {
+            return Ok(false);
+        }
+        if let Some(wait) = &mut self.wait {
+            if wait.as_mut().poll(cx).is_pending() {
+                return Ok(false);
+            }
+            self.wait = None;
+        }
+        match self.write.poll_send(cx, &mut self.chunks)? {
+            Poll::Ready(sent) => {
+                self.read.release(sent);
+                self.unflushed = true;
+                self.steps = self.steps.wrapping_add(1);
+                moved.fetch_add(sent as u64, Ordering::Relaxed);
+                // Paid for afterwards: what was sent is known only now. The source is still drained meanwhile.
+                if let Err(wait) = slot.bytes(sent, Instant::now()) {
+                    self.wait = Some(Box::pin(tokio::time::sleep(wait)));
+                    cx.waker().wake_by_ref();
+                }
+                Ok(true)
+            }
+            Poll::Pending => Ok(false),
+        }
+    }
+
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamError>> {
+        match self.write.poll_finish(cx)? {
+            Poll::Ready(()) => {
+                self.finished = true;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Tells when nothing moved for the idle time. Looks four times per idle time, so a busy flow pays nothing for it.
+struct Quiet {
+    tick: Duration,
+    seen: u64,
+    quiet_ticks: u32,
+}
+
+impl Quiet {
+    fn new(idle: Duration) -> Self {
+        Self { tick: idle / QUIET_TICKS, seen: 0, quiet_ticks: 0 }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>, steps: u64) -> Poll<()> {
+        while sleep.as_mut().poll(cx).is_ready() {
+            if steps == self.seen {
+                self.quiet_ticks += 1;
+                if self.quiet_ticks >= QUIET_TICKS {
+                    return Poll::Ready(());
+                }
+            } else {
+                self.quiet_ticks = 0;
+                self.seen = steps;
+            }
+            sleep.as_mut().reset(tokio::time::Instant::now() + self.tick);
+        }
+        Poll::Pending
+    }
+}
+
+/// Bytes taken from a source before they are passed on.
+const BATCH: usize = 256 * 1024;
+/// Rounds of taking and passing on before other flows of this worker get their turn.
+const ROUNDS_MAX: u32 = 16;
+/// Looks per idle time.
+const QUIET_TICKS: u32 = 4;

@@ -1,0 +1,205 @@
+//! The living flows: found by a reload, a revocation or an administrator, and ended there.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::channel::{Session, SessionId};
+use crate::model::{DecisionId, Facts, FlowId, Reason, Timestamp};
+
+/// Why this sidecar ended a flow.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Cut {
+    /// The reason.
+    pub reason: Reason,
+    /// The rule that decided, `-` where none did.
+    pub rule: Box<str>,
+    /// In a few words.
+    pub detail: Box<str>,
+}
+
+impl Cut {
+    /// A cut that no rule decided.
+    pub fn new(reason: Reason) -> Self {
+        Self { reason, rule: "-".into(), detail: "".into() }
+    }
+}
+
+/// Bytes moved, counted where status can see them.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// From the one who asked.
+    pub up: AtomicU64,
+    /// To the one who asked.
+    pub down: AtomicU64,
+}
+
+/// One living flow.
+pub struct Living {
+    /// Its number in this process.
+    pub id: FlowId,
+    /// The decision that admitted it.
+    pub decision: DecisionId,
+    /// What was judged; the hour and the lease's age move on, see [`Living::facts_at`].
+    pub facts: Facts,
+    /// Where it came from, for people.
+    pub source: Box<str>,
+    /// When it arrived.
+    pub since: Timestamp,
+    /// Bytes so far.
+    pub moved: Moved,
+    /// The session it came on, where it came from a peer.
+    arrived_on: Option<Arc<Session>>,
+    /// The session it leaves on, once it is opened at a peer.
+    leaves_on: OnceLock<Arc<Session>>,
+    cut: watch::Sender<Option<Cut>>,
+}
+
+impl Living {
+    /// Ends the flow; the first cut stays.
+    pub fn cut(&self, cut: Cut) {
+        self.cut.send_if_modified(|slot| {
+            let first = slot.is_none();
+            slot.get_or_insert(cut);
+            first
+        });
+    }
+
+    /// What would be judged at `now`.
+    pub fn facts_at(&self, now: Timestamp) -> Facts {
+        let mut facts = self.facts.clone();
+        facts.session.hour = now.hour();
+        if let Some(session) = &self.arrived_on {
+            facts.session.lease_age_s = u32::try_from(now.since(session.since).as_secs()).unwrap_or(u32::MAX);
+        }
+        facts
+    }
+
+    /// The sessions it rides on.
+    pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.arrived_on.iter().chain(self.leaves_on.get())
+    }
+
+    /// The session that the audit names: the one shared with the other sidecar.
+    pub fn session(&self) -> Option<&Arc<Session>> {
+        self.sessions().next()
+    }
+}
+
+/// The table. Bounded by `limits::Settings::flows_max`: a seat is taken only with a slot.
+#[derive(Clone, Default)]
+pub struct Table(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    living: Mutex<HashMap<FlowId, Arc<Living>>>,
+    next: AtomicU64,
+}
+
+impl Table {
+    /// Takes a seat. Before anyone judges the flow: a reload between the two must still find it.
+    pub fn register(
+        &self,
+        decision: DecisionId,
+        facts: Facts,
+        source: &str,
+        arrived_on: Option<Arc<Session>>,
+        now: Timestamp,
+    ) -> Seat {
+        let id = FlowId(self.0.next.fetch_add(1, Ordering::Relaxed) + 1);
+        let living = Arc::new(Living {
+            id,
+            decision,
+            facts,
+            source: source.into(),
+            since: now,
+            moved: Moved::default(),
+            arrived_on,
+            leaves_on: OnceLock::new(),
+            cut: watch::Sender::new(None),
+        });
+        self.lock().insert(id, Arc::clone(&living));
+        Seat { table: self.clone(), living }
+    }
+
+    /// The living flows.
+    pub fn all(&self) -> Vec<Arc<Living>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// How many live.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// None lives.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Has every flow judged again; `judge` says which must end. Returns how many were cut.
+    pub fn judge_again(&self, mut judge: impl FnMut(&Living) -> Option<Cut>) -> usize {
+        let mut count = 0;
+        for living in self.all() {
+            if let Some(cut) = judge(&living) {
+                living.cut(cut);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Ends every flow on a session. Returns how many.
+    pub fn cut_session(&self, session: SessionId, reason: Reason) -> usize {
+        self.judge_again(|l| l.sessions().any(|s| s.id == session).then(|| Cut::new(reason)))
+    }
+
+    /// Ends one flow; whether it lived.
+    pub fn cut_flow(&self, id: FlowId, cut: Cut) -> bool {
+        let living = self.lock().get(&id).cloned();
+        living.inspect(|l| l.cut(cut)).is_some()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<FlowId, Arc<Living>>> {
+        self.0.living.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A flow's place in the table, given back when dropped.
+pub struct Seat {
+    table: Table,
+    living: Arc<Living>,
+}
+
+impl Seat {
+    /// Says which session the flow leaves on.
+    pub fn leaves_on(&self, session: Arc<Session>) {
+        let _ = self.living.leaves_on.set(session);
+    }
+
+    /// Waits for the flow's end by this sidecar.
+    pub async fn until_cut(&self) -> Cut {
+        let mut seen = self.living.cut.subscribe();
+        let cut = seen.wait_for(Option::is_some).await.ok().and_then(|c| c.clone());
+        match cut {
+            Some(cut) => cut,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl std::ops::Deref for Seat {
+    type Target = Living;
+
+    fn deref(&self) -> &Living {
+        &self.living
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.table.lock().remove(&self.living.id);
+    }
+}

@@ -1,0 +1,294 @@
+//! Connections to peers: a few per peer, many flows each, a refusal instead of a wait when all are full.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::resolve::{ResolveError, resolve};
+use crate::channel::{DialError, Dialled, OpenError, Session, Sessions, Settings, dial};
+use crate::identity::Identity;
+use crate::model::{Authority, Host, Reason, SpiffeId};
+use crate::net::BoxStream;
+
+/// A flow opened at a peer.
+pub struct Opened {
+    /// Carries the flow.
+    pub stream: BoxStream,
+    /// The session it rides on.
+    pub session: Arc<Session>,
+}
+
+/// Why no flow was opened.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{detail}")]
+pub struct PoolError {
+    /// The reason a stranger may see.
+    pub reason: Reason,
+    /// In a few words.
+    pub detail: String,
+}
+
+/// The connections to every peer. Cheap to clone.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    identity: Identity,
+    sessions: Sessions,
+    settings: Settings,
+    /// One entry per configured outbound, so bounded by the configuration.
+    peers: Mutex<HashMap<Key, Arc<Peer>>>,
+}
+
+type Key = (SpiffeId, Vec<Authority>);
+
+/// One peer's connections.
+struct Peer {
+    id: SpiffeId,
+    paths: Vec<Authority>,
+    state: Mutex<PeerState>,
+    /// Held while one flow dials for all that wait.
+    dialling: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct PeerState {
+    connections: Vec<Arc<Dialled>>,
+    /// Counts dials that failed, so that those who waited for one share its outcome.
+    failures: u64,
+    last_failure: Option<PoolError>,
+    resolved: Option<Instant>,
+    resolving: bool,
+}
+
+impl Pool {
+    /// A pool without connections.
+    pub fn new(identity: Identity, sessions: Sessions, settings: Settings) -> Self {
+        Self(Arc::new(Shared { identity, sessions, settings, peers: Mutex::default() }))
+    }
+
+    /// Opens `authority` at `peer`, on a living connection or a new one.
+    ///
+    /// # Errors
+    /// [`PoolError`] when the peer cannot be reached, refuses, or all connections to it are full.
+    pub async fn open(
+        &self,
+        peer: &SpiffeId,
+        paths: &[Authority],
+        authority: &Authority,
+    ) -> Result<Opened, PoolError> {
+        let peer = self.peer(peer, paths);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            self.refresh_names(&peer);
+            let connection = self.connection(&peer).await?;
+            let place = match connection.place() {
+                Ok(place) => place,
+                // Somebody else took the last place in between, or the session ended: look again.
+                Err(_) if tries < TRIES_MAX => continue,
+                Err(_) => return Err(streams_exhausted()),
+            };
+            match connection.open(authority, place, &self.0.settings).await {
+                Ok(stream) => return Ok(Opened { stream, session: Arc::clone(&connection.session) }),
+                // No service saw anything of it, so that a second try can do no harm.
+                Err(OpenError::Gone { reason: Reason::PeerClosed, detail }) if tries < TRIES_MAX => {
+                    tracing::debug!(peer = %peer.id, detail, "opening again on another connection");
+                    peer.forget(&connection);
+                }
+                Err(e) => return Err(open_error(&peer, &connection, e)),
+            }
+        }
+    }
+
+    /// Lets go of all connections; they close when their last flow is over.
+    pub fn release(&self) {
+        for peer in self.lock().values() {
+            peer.lock().connections.clear();
+        }
+    }
+
+    /// The least busy connection with room, or a new one.
+    async fn connection(&self, peer: &Arc<Peer>) -> Result<Arc<Dialled>, PoolError> {
+        let failures = match peer.pick(self.0.settings.connections_max) {
+            Pick::Use(connection) => return Ok(connection),
+            Pick::Full => return Err(streams_exhausted()),
+            Pick::Dial { failures } => failures,
+        };
+        let _dialling = peer.dialling.lock().await;
+        match peer.pick(self.0.settings.connections_max) {
+            Pick::Use(connection) => return Ok(connection),
+            Pick::Full => return Err(streams_exhausted()),
+            Pick::Dial { failures: now } if now != failures => {
+                if let Some(failure) = peer.lock().last_failure.clone() {
+                    return Err(failure);
+                }
+            }
+            Pick::Dial { .. } => {}
+        }
+        match self.dial(peer).await {
+            Ok(dialled) => {
+                let dialled = Arc::new(dialled);
+                peer.lock().connections.push(Arc::clone(&dialled));
+                tokio::spawn(retire_when_idle(
+                    Arc::downgrade(peer),
+                    Arc::downgrade(&dialled),
+                    self.0.settings.idle_timeout,
+                ));
+                Ok(dialled)
+            }
+            Err(e) => {
+                let mut state = peer.lock();
+                state.failures += 1;
+                state.last_failure = Some(e.clone());
+                Err(e)
+            }
+        }
+    }
+
+    /// Tries every address of every path in order; the first that proves to be the peer wins.
+    async fn dial(&self, peer: &Peer) -> Result<Dialled, PoolError> {
+        let mut last = PoolError { reason: Reason::ConnectFailed, detail: "no path is configured".into() };
+        for path in &peer.paths {
+            let addrs = match resolve(path, self.0.settings.resolve_timeout).await {
+                Ok(addrs) => addrs,
+                Err(e) => {
+                    last = e.into();
+                    continue;
+                }
+            };
+            for addr in addrs {
+                match dial(addr, &peer.id, &self.0.identity, &self.0.sessions, &self.0.settings).await {
+                    Ok(dialled) => return Ok(dialled),
+                    Err(e) => last = e.into(),
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Resolves the names in `paths` again when it is time; connections to addresses that are gone get no new flows.
+    fn refresh_names(&self, peer: &Arc<Peer>) {
+        let now = Instant::now();
+        let mut state = peer.lock();
+        let due = state.resolved.is_none_or(|at| now.duration_since(at) >= self.0.settings.resolve_interval);
+        if !due || state.resolving || !peer.paths.iter().any(|p| matches!(p.host, Host::Name(_))) {
+            return;
+        }
+        state.resolving = true;
+        drop(state);
+        let (peer, timeout) = (Arc::clone(peer), self.0.settings.resolve_timeout);
+        tokio::spawn(async move {
+            let mut addrs: Vec<SocketAddr> = Vec::new();
+            let mut whole = true;
+            for path in &peer.paths {
+                match resolve(path, timeout).await {
+                    Ok(found) => addrs.extend(found),
+                    Err(_) => whole = false,
+                }
+            }
+            let mut state = peer.lock();
+            state.resolving = false;
+            state.resolved = Some(Instant::now());
+            // A resolver in trouble moves nobody: only a whole answer retires a connection.
+            if whole {
+                state.connections.retain(|c| addrs.contains(&c.session.remote));
+            }
+        });
+    }
+
+    fn peer(&self, id: &SpiffeId, paths: &[Authority]) -> Arc<Peer> {
+        let mut peers = self.lock();
+        let key = (id.clone(), paths.to_vec());
+        let peer = peers.entry(key).or_insert_with(|| {
+            Arc::new(Peer {
+                id: id.clone(),
+                paths: paths.to_vec(),
+                state: Mutex::default(),
+                dialling: tokio::sync::Mutex::default(),
+            })
+        });
+        Arc::clone(peer)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Peer>>> {
+        self.0.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Pick {
+    Use(Arc<Dialled>),
+    Dial { failures: u64 },
+    Full,
+}
+
+impl Peer {
+    fn pick(&self, connections_max: usize) -> Pick {
+        let mut state = self.lock();
+        state.connections.retain(|c| c.session.ended().is_none());
+        let least = state.connections.iter().filter(|c| c.has_room()).min_by_key(|c| c.flows());
+        match least {
+            Some(c) => Pick::Use(Arc::clone(c)),
+            None if state.connections.len() < connections_max => Pick::Dial { failures: state.failures },
+            None => Pick::Full,
+        }
+    }
+
+    fn forget(&self, connection: &Arc<Dialled>) {
+        self.lock().connections.retain(|c| !Arc::ptr_eq(c, connection));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, PeerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes a connection that carried no flow for `idle`. Ends by itself when the pool or the connection is gone.
+async fn retire_when_idle(peer: std::sync::Weak<Peer>, connection: std::sync::Weak<Dialled>, idle: Duration) {
+    let mut quiet = false;
+    loop {
+        tokio::time::sleep(idle / 2).await;
+        let (Some(peer), Some(connection)) = (peer.upgrade(), connection.upgrade()) else { return };
+        if connection.flows() > 0 {
+            quiet = false;
+        } else if quiet {
+            return peer.forget(&connection);
+        } else {
+            quiet = true;
+        }
+    }
+}
+
+fn streams_exhausted() -> PoolError {
+    PoolError { reason: Reason::StreamsExhausted, detail: String::new() }
+}
+
+fn open_error(peer: &Peer, connection: &Arc<Dialled>, error: OpenError) -> PoolError {
+    let detail = error.to_string();
+    let reason = match error {
+        OpenError::Gone { reason, .. } => {
+            peer.forget(connection);
+            reason
+        }
+        OpenError::Full => Reason::StreamsExhausted,
+        OpenError::Refused { .. } => Reason::PeerRefused,
+        OpenError::Timeout => Reason::ConnectTimeout,
+    };
+    PoolError { reason, detail }
+}
+
+impl From<DialError> for PoolError {
+    fn from(e: DialError) -> Self {
+        Self { reason: e.reason, detail: e.to_string() }
+    }
+}
+
+impl From<ResolveError> for PoolError {
+    fn from(e: ResolveError) -> Self {
+        Self { reason: e.reason(), detail: e.to_string() }
+    }
+}
+
+/// Connections tried for one flow before it is given up.
+const TRIES_MAX: u32 = 3;
