@@ -12,4 +12,5 @@ pub mod limits;
 pub mod model;
 pub mod net;
 pub mod policy;
+pub mod protocols;
 pub mod telemetry;

@@ -3,8 +3,10 @@
 //! A flow is two halves. Each half is boxed once per flow, so that errors stay readable and no generics leak
 //! past the door. Bytes travel as [`Bytes`] from one socket to the other without being copied on the way.
 
+mod head;
 mod socket;
 mod stream;
 
+pub use head::{HeadError, read_head};
 pub use socket::{Accepted, Listener, SocketOptions, Target, TargetError, UnixMode, connect};
 pub use stream::{Answer, BoxFuture, BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf, from_io};

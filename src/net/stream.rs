@@ -25,6 +25,16 @@ impl BoxStream {
     pub fn holding(self, hold: impl Send + 'static) -> Self {
         Self { read: Box::new(Holding { read: self.read, _hold: hold }), write: self.write }
     }
+
+    /// With bytes that were read ahead of the stream (while its request was read) put back in front.
+    #[must_use]
+    pub fn with_early(self, early: Bytes) -> Self {
+        if early.is_empty() {
+            return self;
+        }
+        let unreleased = early.len();
+        Self { read: Box::new(EarlyRead { early, unreleased, then: self.read }), write: self.write }
+    }
 }
 
 struct Holding<H> {
@@ -205,6 +215,34 @@ pub trait Answer: Send {
 /// A boxed future that owns what it needs.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+struct EarlyRead {
+    early: Bytes,
+    /// Early bytes not yet released: the half below never counted them and must not hear of them.
+    unreleased: usize,
+    then: Box<dyn ReadHalf>,
+}
+
+impl ReadHalf for EarlyRead {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+        match self.early.is_empty() {
+            true => self.then.poll_chunk(cx),
+            false => Poll::Ready(Ok(Some(std::mem::take(&mut self.early)))),
+        }
+    }
+
+    fn release(&mut self, len: usize) {
+        let early = len.min(self.unreleased);
+        self.unreleased -= early;
+        if len > early {
+            self.then.release(len - early);
+        }
+    }
+
+    fn undelivered_max(&self) -> usize {
+        self.then.undelivered_max()
+    }
+}
+
 /// Makes a stream of anything that reads and writes; `early` is what was already read ahead of it.
 ///
 /// The halves share a lock, so this is for the plain-client doors, not for the hot path.
@@ -293,6 +331,39 @@ pub(super) const SLICES_MAX: usize = 32;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Ends at once and counts what is released.
+    struct Ended(Arc<AtomicUsize>);
+
+    impl ReadHalf for Ended {
+        fn poll_chunk(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
+            Poll::Ready(Ok(None))
+        }
+        fn release(&mut self, len: usize) {
+            self.0.fetch_add(len, Ordering::Relaxed);
+        }
+        fn undelivered_max(&self) -> usize {
+            7
+        }
+    }
+
+    #[tokio::test]
+    async fn early_bytes_come_first_and_are_not_released_below() {
+        let released = Arc::new(AtomicUsize::new(0));
+        let plain = from_io(tokio::io::duplex(1).0, Bytes::new());
+        let stream = BoxStream { read: Box::new(Ended(released.clone())), write: plain.write };
+        let mut read = stream.with_early(Bytes::from_static(b"early")).read;
+        let chunk = std::future::poll_fn(|cx| read.poll_chunk(cx)).await.unwrap();
+        assert_eq!(chunk.as_deref(), Some(&b"early"[..]));
+        assert!(matches!(std::future::poll_fn(|cx| read.poll_chunk(cx)).await, Ok(None)));
+        for (len, below) in [(3, 0), (3, 1), (4, 5)] {
+            read.release(len);
+            assert_eq!(released.load(Ordering::Relaxed), below);
+        }
+        assert_eq!(read.undelivered_max(), 7);
+    }
 
     #[test]
     fn chunks_count_their_bytes_and_give_them_back_in_order() {
