@@ -1,5 +1,25 @@
 //! Issues, checks and rotates X.509 identities (SPIFFE X.509-SVID).
 
+mod file;
+mod hybrid;
+mod load;
+mod material;
+mod own;
+mod peer;
+mod provider;
+mod reason;
 mod settings;
+mod svid;
+mod trust;
+mod verify;
 
+pub use file::FileError;
+pub use load::{CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, LoadError, PEM_FILE_MAX, Problem, ROOTS_MAX};
+pub use own::{CrlStatus, Identity, LeafSigner, Reloaded, Status, server_name};
+pub use peer::{PeerIdentity, peer};
+pub use provider::provider;
+pub use reason::{reason_of, reason_of_io};
 pub use settings::*;
+pub use svid::{LEAF_LEN_MAX, Svid, SvidError, svid};
+pub use trust::{INTERMEDIATES_MAX, TrustError};
+pub use verify::PeerError;
