@@ -13,4 +13,5 @@ pub mod model;
 pub mod net;
 pub mod policy;
 pub mod protocols;
+pub mod resilience;
 pub mod telemetry;

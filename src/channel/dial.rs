@@ -8,17 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{Method, Request, Uri};
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::h2_stream::{self, *};
 use super::keepalive;
-use super::listen::{ALPN_H2, handshake_reason};
+use super::listen::{ALPN_H2, PROXY_STATUS};
 use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
 use super::settings::Settings;
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::model::{Authority, Reason, SpiffeId, Timestamp, Transport};
 use crate::net::{self, BoxStream, SocketOptions};
 use crate::protocols;
@@ -91,16 +90,13 @@ pub async fn dial(
         .await
         .map_err(|e| fail(connect_reason(&e), e.to_string()))?;
     let connector = TlsConnector::from(identity.client_config(peer, &[ALPN_H2]));
-    // Never sent (no SNI) and never believed: the verifier wants the SPIFFE ID.
-    let name = ServerName::IpAddress(addr.ip().into());
-    let shaken = tokio::time::timeout(settings.handshake_timeout, connector.connect(name, tcp));
+    // A server's name is neither sent nor believed: the verifier wants the SPIFFE ID.
+    let shaken = connector.connect(identity::server_name(), tcp);
+    let shaken = tokio::time::timeout(settings.handshake_timeout, shaken);
     let tls = shaken
         .await
         .map_err(|_| fail(Reason::TlsTimeout, "no answer to the TLS handshake".into()))?
-        .map_err(|e| {
-            let (reason, detail) = handshake_reason(&e);
-            fail(reason, detail)
-        })?;
+        .map_err(|e| fail(identity::reason_of_io(&e), e.to_string()))?;
     let state = tls.get_ref().1;
     if state.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(Reason::TlsFailed, "the peer does not speak h2".into()));
@@ -113,10 +109,8 @@ pub async fn dial(
         .map_err(|e| fail(Reason::CertificateNotSvid, e.to_string()))?;
     let session = Arc::new(session);
     let registered = sessions.register(&session);
-    let (send, connection) = client_builder(settings)
-        .handshake(tls)
-        .await
-        .map_err(|e| fail(Reason::PeerClosed, e.to_string()))?;
+    let (send, connection) =
+        client_builder(settings).handshake(tls).await.map_err(|e| fail(Reason::PeerClosed, e.to_string()))?;
     tokio::spawn(drive(connection, Arc::clone(&session), registered, settings.clone()));
     Ok(Dialled { session, send, flows: Arc::default(), flows_max: settings.streams_max as usize })
 }
@@ -181,9 +175,8 @@ impl Dialled {
             return Err(OpenError::Gone { reason, detail: "the session has ended".into() });
         }
         let most = self.flows_max.min(self.send.current_max_send_streams());
-        let taken = self
-            .flows
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
+        let taken =
+            self.flows.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
         match taken {
             Ok(_) => Ok(Place(Arc::clone(&self.flows))),
             Err(_) => Err(OpenError::Full),
@@ -208,10 +201,8 @@ impl Dialled {
         let uri = Uri::builder().authority(authority.to_string().as_str()).build();
         let mut request = Request::new(());
         *request.method_mut() = Method::CONNECT;
-        *request.uri_mut() = uri.map_err(|e| OpenError::Gone {
-            reason: Reason::Internal,
-            detail: e.to_string(),
-        })?;
+        *request.uri_mut() =
+            uri.map_err(|e| OpenError::Gone { reason: Reason::Internal, detail: e.to_string() })?;
         let mut send = self.send.clone().ready().await.map_err(|e| self.gone(&e))?;
         let (answer, upload) = send.send_request(request, false).map_err(|e| self.gone(&e))?;
         let answer = answer.await.map_err(|e| self.gone(&e))?;
@@ -242,9 +233,9 @@ impl Drop for Place {
 
 /// What the peer's Proxy-Status says, cut to what fits a line.
 fn refused_detail<B>(answer: &http::Response<B>) -> String {
-    let said = answer.headers().get(protocols::PROXY_STATUS).and_then(|v| v.to_str().ok());
+    let said = answer.headers().get(PROXY_STATUS).and_then(|v| v.to_str().ok());
     match said.and_then(protocols::parse_proxy_status) {
-        Some(said) => format!("reason={}; rule={}; id={}", said.reason, said.rule, said.id),
+        Some(said) => format!("reason={}; rule={}; id={}", said.reason_code, said.rule, said.id),
         None => format!("status {}", answer.status().as_u16()),
     }
 }
@@ -252,9 +243,9 @@ fn refused_detail<B>(answer: &http::Response<B>) -> String {
 /// The reason in an h2 error: the peer's TLS alert when there was one.
 fn reason_inside(error: &h2::Error) -> Reason {
     match error.get_io() {
-        Some(io) => match handshake_reason(io) {
-            (Reason::TlsFailed, _) => Reason::PeerClosed,
-            (reason, _) => reason,
+        Some(io) => match identity::reason_of_io(io) {
+            Reason::TlsFailed => Reason::PeerClosed,
+            reason => reason,
         },
         None => Reason::PeerClosed,
     }

@@ -3,30 +3,37 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
 use super::session::{Registered, Session};
 use crate::model::{Authority, Reason, Refusal};
-use crate::net::{self, Answer, BoxFuture, BoxStream, StreamError};
-use crate::protocols;
+use crate::net::{self, Answer, BoxFuture, BoxStream, HeadError, StreamError};
+use crate::protocols::{self, Parsed};
 
 /// Reads the one request of the connection: its target, or why it is none; and the bytes sent ahead.
-pub(super) async fn request(io: &mut TlsStream<TcpStream>) -> (Result<Authority, Reason>, Bytes) {
-    let head = net::read_head(io, protocols::HEAD_MAX, |seen| {
-        !matches!(protocols::parse_connect(seen), protocols::Parsed::Partial)
-    })
-    .await;
-    let Ok(mut bytes) = head else { return (Err(Reason::RequestMalformed), Bytes::new()) };
-    match protocols::parse_connect(&bytes) {
-        protocols::Parsed::Complete { request, head_len } => {
-            let early = bytes.split_off(head_len.min(bytes.len()));
-            (Ok(request.authority), early.freeze())
+pub(super) async fn request(
+    io: &mut TlsStream<TcpStream>,
+    deadline: Instant,
+) -> (Result<Authority, Reason>, Bytes) {
+    let mut buffer = BytesMut::new();
+    let judge = |seen: &[u8]| match protocols::parse(seen) {
+        Parsed::Partial => None,
+        Parsed::Complete { request, head_len } => Some(Ok((request.authority, head_len))),
+        Parsed::Refused(reason) => Some(Err(reason)),
+    };
+    match net::read_head(io, &mut buffer, protocols::HEAD_LEN_MAX, deadline, judge).await {
+        Ok(Ok((authority, head_len))) => {
+            let early = buffer.split_off(head_len.min(buffer.len()));
+            (Ok(authority), early.freeze())
         }
-        protocols::Parsed::Refused(reason) => (Err(reason), Bytes::new()),
-        protocols::Parsed::Partial => (Err(Reason::RequestMalformed), Bytes::new()),
+        Ok(Err(reason)) => (Err(reason), Bytes::new()),
+        Err(HeadError::TooLarge { .. }) => (Err(Reason::RequestTooLarge), Bytes::new()),
+        Err(HeadError::Timeout) => (Err(Reason::RequestTimeout), Bytes::new()),
+        Err(_) => (Err(Reason::RequestMalformed), Bytes::new()),
     }
 }
 

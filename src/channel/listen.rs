@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
@@ -64,7 +64,7 @@ pub async fn serve(door: Arc<PeersDoor>, listener: Listener, drain: watch::Recei
     let mut stop = drain.clone();
     loop {
         let accepted = tokio::select! {
-            _ = stop.wait_for(|d| *d) => return,
+            () = until_true(&mut stop) => return,
             accepted = listener.accept_patiently(SocketOptions::default()) => accepted,
         };
         let Accepted::Tcp(tcp, remote) = accepted else { continue };
@@ -94,8 +94,7 @@ async fn greet(
     let tls = match shaken.await {
         Ok(Ok(tls)) => tls,
         Ok(Err(e)) => {
-            let (reason, detail) = handshake_reason(&e);
-            return door.keeper.refused(remote, reason, &detail);
+            return door.keeper.refused(remote, identity::reason_of_io(&e), &e.to_string());
         }
         Err(_) => return door.keeper.refused(remote, Reason::TlsTimeout, ""),
     };
@@ -126,9 +125,9 @@ async fn serve_h1(
     registered: Registered,
     slot: Box<dyn Send>,
 ) {
-    let read = tokio::time::timeout(door.settings.handshake_timeout, h1::request(&mut tls)).await;
+    let deadline = tokio::time::Instant::now() + door.settings.handshake_timeout;
+    let (wanted, early) = h1::request(&mut tls, deadline).await;
     drop(slot);
-    let (wanted, early) = read.unwrap_or((Err(Reason::RequestTimeout), Bytes::new()));
     let answer = h1::H1Answer { io: tls, early, session: Arc::clone(&session), registered };
     door.keeper.arrived(Arrival { session, wanted, answer: Box::new(answer) });
 }
@@ -171,7 +170,7 @@ async fn serve_h2(
                 let _ = tokio::time::timeout(FAREWELL_TIMEOUT, farewell).await;
                 return;
             }
-            _ = drain.wait_for(|d| *d), if !draining => {
+            () = until_true(&mut drain), if !draining => {
                 draining = true;
                 connection.graceful_shutdown();
             }
@@ -185,6 +184,13 @@ async fn serve_h2(
                 None => return session.end(Reason::PeerClosed),
             },
         }
+    }
+}
+
+/// Waits for a switch to be thrown; for ever when nobody can throw it any more.
+async fn until_true(switch: &mut watch::Receiver<bool>) {
+    if switch.wait_for(|on| *on).await.map(drop).is_err() {
+        std::future::pending().await
     }
 }
 
@@ -224,7 +230,8 @@ struct H2Answer {
 impl Answer for H2Answer {
     fn accept(mut self: Box<Self>) -> BoxFuture<Result<BoxStream, StreamError>> {
         Box::pin(async move {
-            let send = self.respond.send_response(Response::new(()), false).map_err(|_| StreamError::Reset)?;
+            let send =
+                self.respond.send_response(Response::new(()), false).map_err(|_| StreamError::Reset)?;
             Ok(h2_stream::stream(send, self.recv, self.hold))
         })
     }
@@ -247,23 +254,16 @@ fn refusal_head(refusal: &Refusal) -> Response<()> {
     let headers = head.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Ok(status) = HeaderValue::from_str(&protocols::proxy_status(refusal)) {
-        headers.insert(protocols::PROXY_STATUS, status);
+        headers.insert(PROXY_STATUS, status);
     }
-    if let Some(wait) = refusal.retry_after {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
+    if let Some(seconds) = protocols::retry_after_seconds(refusal) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     head
 }
 
-/// The reason inside a failed handshake's I/O error.
-pub(super) fn handshake_reason(error: &std::io::Error) -> (Reason, String) {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(tls) => (identity::reason_of(tls), tls.to_string()),
-        None => (Reason::TlsFailed, error.to_string()),
-    }
-}
-
+/// Where a refusal is told (RFC 9209 §2).
+pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// ALPN protocol names (RFC 7301 §6).
 pub(super) const ALPN_H2: &[u8] = b"h2";
 const ALPN_H1: &[u8] = b"http/1.1";

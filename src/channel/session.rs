@@ -86,9 +86,10 @@ impl Session {
     /// Waits until somebody ends it.
     pub(crate) async fn until_ended(&self) -> Reason {
         let mut seen = self.end.subscribe();
-        match seen.wait_for(Option::is_some).await {
-            Ok(reason) => reason.unwrap_or(Reason::Internal),
-            Err(_) => std::future::pending().await,
+        let reason = seen.wait_for(Option::is_some).await.ok().and_then(|reason| *reason);
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
         }
     }
 }

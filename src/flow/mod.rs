@@ -1,15 +1,5 @@
-//! The story of one flow, and the table of living ones. Start reading in `run.rs`.
+//! The story of one flow, and the table of living ones.
 
-mod exit;
-mod intake;
-mod record;
-mod relay;
-mod routes;
-mod run;
 mod settings;
-mod table;
 
-pub use intake::{Asker, Intake, Wanted};
-pub use run::{Rooms, run};
 pub use settings::*;
-pub use table::{Cut, Living, Table};

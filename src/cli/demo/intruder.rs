@@ -88,7 +88,7 @@ async fn attempt(
     }
     let said = head.lines().find_map(|l| l.to_ascii_lowercase().starts_with("proxy-status:").then_some(l));
     let said = said.and_then(|l| l.split_once(':')).and_then(|(_, v)| protocols::parse_proxy_status(v.trim()));
-    Ok(Outcome::Refused { status, reason: said.map(|s| s.reason.to_string()).unwrap_or_default() })
+    Ok(Outcome::Refused { status, reason: said.map(|s| s.reason_code.to_string()).unwrap_or_default() })
 }
 
 /// A TCP connection from a loopback address of choice.
