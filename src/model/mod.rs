@@ -10,6 +10,7 @@ mod reason;
 mod refusal;
 mod sign;
 mod timestamp;
+pub mod units;
 
 pub use authority::{Authority, AuthorityError, Host};
 pub use decision::{DecisionId, FlowId};
