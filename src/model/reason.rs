@@ -216,6 +216,22 @@ reasons! {
     CallerForbidden "caller_forbidden" 403 "http_request_denied"
         "this user may not use the admin socket"
         "call as root or as the user the sidecar runs as";
+    /// The admin API knows no such path.
+    AdminPathUnknown "admin_path_unknown" 404 "http_request_error"
+        "the admin API has no such path here"
+        "see `docs/operating.md` for the paths of the TCP address and of the socket";
+    /// The admin API's path is asked for with another method.
+    AdminMethodNotAllowed "admin_method_not_allowed" 405 "http_request_error"
+        "the admin API answers this path to another method only"
+        "use the method that the `Allow` header names";
+    /// The Host header is none of ours (DNS rebinding guard).
+    AdminHostForeign "admin_host_foreign" 421 "http_request_error"
+        "the `Host` header names another server"
+        "ask by the address itself, or add the name to `[admin] hosts`";
+    /// Too many connections to the admin API.
+    AdminLimited "admin_limited" 503 "connection_limit_reached"
+        "too many connections to the admin API are open"
+        "close some, then try again";
     /// Our own mistake.
     Internal "internal_error" 500 "proxy_internal_error"
         "something went wrong inside this sidecar"
