@@ -215,6 +215,14 @@ impl Drop for Listener {
 }
 
 impl Accepted {
+    /// The address of a TCP peer, `None` on a Unix socket.
+    pub fn ip(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Self::Tcp(_, addr) => Some(addr.ip()),
+            Self::Unix(..) => None,
+        }
+    }
+
     /// The stream of a plain connection.
     pub fn into_stream(self) -> BoxStream {
         match self {
