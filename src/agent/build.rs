@@ -46,7 +46,7 @@ pub(super) struct Bound {
 pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError> {
     let mut found = Vec::new();
     let identity = Identity::load(&config.identity, now).map_err(|e| found.push(e.to_string())).ok();
-    let policy = Policy::load(&config.policy).map_err(|e| found.push(e.to_string())).ok();
+    let policy = Policy::load(config.policy.clone(), now).map_err(|e| found.push(e.to_string())).ok();
     // The log comes last and only when all else is well: its start entry must not tell of a start that failed.
     let (Some(identity), Some(policy)) = (identity, policy) else { return Err(StartError(found)) };
     let first = limits::sample().map_err(|e| StartError(vec![e.to_string()]))?;
@@ -64,7 +64,7 @@ pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError
         table: Table::default(),
         pool: Pool::new(identity.clone(), sessions.clone(), config.channel.clone()),
         audit,
-        metrics: Metrics::new(),
+        metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
         drain: draining,
     };
     Ok(Built {
@@ -91,7 +91,7 @@ pub(super) fn bind(config: &Config) -> Result<Bound, StartError> {
     for door in &config.capture {
         match capture::open(door) {
             Ok(open) => local.push(open),
-            Err(e) => found.push(format!("the local door {} cannot listen: {e}", door.listen)),
+            Err(e) => found.push(e.to_string()),
         }
     }
     let socket = &config.console.socket;

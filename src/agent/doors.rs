@@ -28,6 +28,10 @@ impl Keeper for Doorkeeper {
         let now = Timestamp::now();
         let id = flow::decision_id(now);
         self.rooms.metrics.refused(reason);
+        match reason {
+            Reason::KnockLimited | Reason::HandshakesLimited => self.rooms.metrics.knock_refused(),
+            other => self.rooms.metrics.handshake(Some(other)),
+        }
         // The log adds up what comes too often to be told one by one; a flood must not drown it.
         let _ = self.rooms.audit.append(Entry {
             decision: Some(id),
@@ -52,6 +56,11 @@ impl Keeper for Doorkeeper {
 }
 
 impl Doorkeeper {
+    /// May a local app from this address come in? The kernel answers for who is local; there is no rate to spare.
+    pub fn local_knock(&self) -> Result<(), Reason> {
+        self.rooms.pressure.admit()
+    }
+
     /// A local app came in.
     pub fn came(&self, arrival: crate::capture::Arrival) {
         tokio::spawn(flow::run(Arc::clone(&self.rooms), Intake::local(arrival, &self.own)));

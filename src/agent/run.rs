@@ -140,20 +140,23 @@ fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mps
     }
     for door in bound.local {
         let keeper = Arc::clone(&keeper);
-        tokio::spawn(capture::serve(door, keeper, drain.subscribe()));
+        let (take, knock) = (Arc::clone(&keeper), Arc::clone(&keeper));
+        let mut shut = drain.subscribe();
+        tokio::spawn(capture::serve(
+            door,
+            Arc::new(move |arrival| take.came(arrival)),
+            Arc::new(move |_| knock.local_knock()),
+            async move {
+                let _ = shut.wait_for(|on| *on).await;
+            },
+        ));
     }
-    let inside = Arc::new(Inside {
-        rooms,
-        identity,
-        sessions,
-        orders: orders.clone(),
-        asked,
-        source: config.source.clone(),
-    });
-    if let Some(listener) = bound.admin_tcp {
-        tokio::spawn(console::serve_tcp(listener, inside.clone(), config.console.clone()));
+    let inside = Arc::new(Inside { rooms, identity, sessions, orders: orders.clone(), asked, config: config.clone(), since: Timestamp::now() });
+    // The admin doors stay open while the sidecar drains: that is when people look.
+    for listener in bound.admin_tcp.into_iter().chain([bound.admin_unix]) {
+        let (inside, settings) = (inside.clone(), config.console.clone());
+        tokio::spawn(async move { console::serve(listener, inside, &settings, std::future::pending()).await });
     }
-    tokio::spawn(console::serve_unix(bound.admin_unix, inside));
 }
 
 fn app_code(ended: std::io::Result<std::process::ExitStatus>) -> u8 {

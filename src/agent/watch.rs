@@ -16,6 +16,7 @@ use crate::identity::Identity;
 use crate::limits;
 use crate::model::{Reason, Timestamp};
 use crate::policy::{self, Stamp};
+use crate::telemetry::Outcome;
 
 /// Asks the watchman for something.
 pub(super) enum Order {
@@ -67,6 +68,9 @@ struct Seen {
     hour: u8,
     second: u64,
     minute: u64,
+    /// Entries in the log, and entries it could not take.
+    entries: u64,
+    lost: u64,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -87,6 +91,8 @@ impl Watchman {
             hour: now.hour(),
             second: now.as_secs(),
             minute: now.as_secs() / 60,
+            entries: 0,
+            lost: 0,
         };
         loop {
             match orders.recv_timeout(LOOK_EVERY) {
@@ -109,7 +115,7 @@ impl Watchman {
         }
         if now.as_secs() != seen.second {
             seen.second = now.as_secs();
-            self.every_second(now);
+            self.every_second(seen, now);
         }
         if now.as_secs() / 60 != seen.minute {
             seen.minute = now.as_secs() / 60;
@@ -121,22 +127,25 @@ impl Watchman {
         }
     }
 
-    fn every_second(&self, now: Timestamp) {
+    fn every_second(&self, seen: &mut Seen, now: Timestamp) {
         match limits::sample() {
             Ok(sample) => self.rooms.pressure.update(sample),
             Err(_) => self.rooms.pressure.unknown(),
         }
         let status = self.rooms.audit.status();
-        self.rooms.metrics.audit(status.size, status.dropped + status.refused);
-        self.rooms.metrics.flows_active(self.rooms.table.len());
-        self.rooms.metrics.sessions_active(self.sessions.len());
-        self.rooms.metrics.certificate_expires(self.identity.not_after());
-        if let Some(next) = self.identity.crl_next_update() {
-            self.rooms.metrics.crl_expires(next);
+        let metrics = &self.rooms.metrics;
+        metrics.audit_appended(status.size.saturating_sub(std::mem::replace(&mut seen.entries, status.size)));
+        let lost = status.dropped + status.refused;
+        metrics.audit_dropped(lost.saturating_sub(std::mem::replace(&mut seen.lost, lost)));
+        metrics.sessions(self.sessions.len());
+        metrics.certificate_expires(self.identity.not_after());
+        metrics.crl_expires(self.identity.crl_next_update());
+        for living in self.rooms.table.all() {
+            flow::tell_moved(metrics, &living);
         }
         // What lapses by the clock alone is found here; signatures are checked again when a file changes.
         for session in self.sessions.all() {
-            if session.peer.not_after() <= now {
+            if session.peer.svid().not_after <= now {
                 self.end_session(&session, Reason::SessionExpired, now);
             }
         }
@@ -155,7 +164,7 @@ impl Watchman {
     }
 
     fn reload_policy(&self) -> Result<String, String> {
-        let reloaded = self.rooms.policy.reload();
+        let reloaded = self.rooms.policy.reload(Timestamp::now());
         let said = match &reloaded {
             Ok(r) if r.changed => {
                 let cut = self.judge_again("the policy changed");
@@ -164,7 +173,7 @@ impl Watchman {
             Ok(r) => Ok(format!("policy {} unchanged", r.new)),
             Err(e) => Err(format!("policy kept as it was: {e}")),
         };
-        self.rooms.metrics.policy_reloaded(reloaded.is_ok());
+        self.rooms.metrics.policy_reloaded(if reloaded.is_ok() { Outcome::Ok } else { Outcome::Failed });
         self.tell(Kind::Reload, &said);
         said
     }
@@ -199,7 +208,7 @@ impl Watchman {
             device: Some(session.peer.id().clone()),
             reason: Some(reason),
             session: Some(session.id.to_string().into()),
-            detail: Some(format!("certificate {} ended with {flows} flows", session.peer.serial_hex()).into()),
+            detail: Some(format!("certificate {} ended with {flows} flows", session.peer.svid().serial_hex()).into()),
             ..Entry::new(now, Kind::Revoke)
         });
         tracing::warn!(session = %session.id, peer = %session.peer.id(), reason = reason.code(), flows, "session ended");

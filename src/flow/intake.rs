@@ -56,8 +56,9 @@ impl Intake {
     /// From a local door. A local app acts as this very device, `own`.
     pub fn local(arrival: capture::Arrival, own: &SpiffeId) -> Self {
         let wanted = match arrival.wanted {
-            capture::Wanted::Outbound(name) => Wanted::Outbound(name),
-            capture::Wanted::Host(authority) => Wanted::Authority(authority),
+            capture::Wanted::Outbound(name) => Ok(Wanted::Outbound(name)),
+            capture::Wanted::Host(authority) => Ok(Wanted::Authority(authority)),
+            capture::Wanted::Nothing(reason) => Err(reason),
         };
         Self {
             asker: Asker {
@@ -67,7 +68,7 @@ impl Intake {
                 source: arrival.source,
                 uid: arrival.uid,
             },
-            wanted: Ok(wanted),
+            wanted,
             answer: arrival.answer,
         }
     }

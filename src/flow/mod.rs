@@ -1,5 +1,16 @@
-//! The story of one flow, and the table of living ones.
+//! The story of one flow, and the table of living ones. Start reading in `run.rs`.
 
+mod exit;
+mod intake;
+mod record;
+mod relay;
+mod routes;
+mod run;
 mod settings;
+mod table;
 
+pub use intake::{Asker, Intake, Wanted};
+pub use record::tell_moved;
+pub use run::{Rooms, decision_id, judge_again, run};
 pub use settings::*;
+pub use table::{Cut, Living, Table};

@@ -1,12 +1,12 @@
 //! Writes down what happens to one flow: into the audit, the log and the meters, under one decision id.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::Session;
 use crate::model::{DecisionId, Direction, Reason, Refusal, Timestamp};
 use crate::policy::Permit;
+use crate::telemetry::{Metrics, Way};
 
 use super::exit::Far;
 use super::intake::Intake;
@@ -110,7 +110,7 @@ impl<'a> Record<'a> {
         let mut entry = self.said.clone();
         entry.kind = Kind::Close;
         entry.at = now;
-        let (up, down) = (seat.moved.up.load(Ordering::Relaxed), seat.moved.down.load(Ordering::Relaxed));
+        let (up, down) = (seat.moved.up.all(), seat.moved.down.all());
         entry.bytes_in = Some(up);
         entry.bytes_out = Some(down);
         entry.ms = u64::try_from(now.since(self.since).as_millis()).ok();
@@ -130,7 +130,8 @@ impl<'a> Record<'a> {
         };
         entry.reason = reason;
         let _ = self.rooms.audit.append(entry);
-        self.rooms.metrics.flow_closed(self.direction, reason, up, down);
+        tell_moved(&self.rooms.metrics, seat);
+        self.rooms.metrics.flow_closed(self.direction, reason);
         if let Some(reason) = reason {
             tracing::warn!(decision = %self.id, flow = %seat.id, reason = reason.code(), "flow cut");
         } else {
@@ -144,6 +145,13 @@ impl<'a> Record<'a> {
         entry.at = at;
         self.rooms.audit.append(entry).map_err(|_| Reason::AuditUnavailable)
     }
+}
+
+/// Adds what a flow moved since the last time to the meters.
+pub fn tell_moved(metrics: &Metrics, living: &Living) {
+    let direction = living.facts.session.direction;
+    metrics.moved(direction, Way::Up, living.moved.up.fresh());
+    metrics.moved(direction, Way::Down, living.moved.down.fresh());
 }
 
 /// Says which session an entry's flow rides on.

@@ -6,13 +6,12 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use super::table::{Cut, Moved, Seat};
+use super::table::{Count, Cut, Seat};
 use crate::limits::Slot;
 use crate::model::Reason;
 use crate::net::{BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf};
@@ -105,7 +104,7 @@ impl Way {
     }
 
     /// Moves what can be moved now. Ready when the source closed and everything arrived.
-    fn poll(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &AtomicU64) -> Poll<Result<(), StreamError>> {
+    fn poll(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &Count) -> Poll<Result<(), StreamError>> {
         if self.finished {
             return Poll::Ready(Ok(()));
         }
@@ -156,7 +155,7 @@ impl Way {
     }
 
     /// Passes on what waits, as far as the device's byte rate allows; says whether something went.
-    fn poll_write(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &AtomicU64) -> Result<bool, StreamError> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &Count) -> Result<bool, StreamError> {
         if self.chunks.is_empty() {
             return Ok(false);
         }
@@ -171,7 +170,7 @@ impl Way {
                 self.read.release(sent);
                 self.unflushed = true;
                 self.steps = self.steps.wrapping_add(1);
-                moved.fetch_add(sent as u64, Ordering::Relaxed);
+                moved.add(sent);
                 // Paid for afterwards: what was sent is known only now. The source is still drained meanwhile.
                 if let Err(wait) = slot.bytes(sent, Instant::now()) {
                     self.wait = Some(Box::pin(tokio::time::sleep(wait)));

@@ -135,7 +135,7 @@ fn idle_timeout(route: &Route<'_>) -> std::time::Duration {
 }
 
 /// A fresh decision id.
-pub(super) fn decision_id(now: Timestamp) -> DecisionId {
+pub fn decision_id(now: Timestamp) -> DecisionId {
     let mut random = [0u8; 10];
     // Ids are names, not secrets: a random source that fails leaves the clock's part.
     let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut random);

@@ -27,13 +27,38 @@ impl Cut {
     }
 }
 
-/// Bytes moved, counted where status can see them.
+/// Bytes moved, counted where status and the meters can see them.
 #[derive(Debug, Default)]
 pub struct Moved {
     /// From the one who asked.
-    pub up: AtomicU64,
+    pub up: Count,
     /// To the one who asked.
-    pub down: AtomicU64,
+    pub down: Count,
+}
+
+/// Bytes moved one way.
+#[derive(Debug, Default)]
+pub struct Count {
+    all: AtomicU64,
+    told: AtomicU64,
+}
+
+impl Count {
+    /// So many more.
+    pub(super) fn add(&self, len: usize) {
+        self.all.fetch_add(len as u64, Ordering::Relaxed);
+    }
+
+    /// All so far.
+    pub fn all(&self) -> u64 {
+        self.all.load(Ordering::Relaxed)
+    }
+
+    /// How many since this was last asked.
+    pub fn fresh(&self) -> u64 {
+        let all = self.all();
+        all.saturating_sub(self.told.swap(all, Ordering::Relaxed))
+    }
 }
 
 /// One living flow.

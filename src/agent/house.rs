@@ -1,0 +1,188 @@
+//! What the console sees of the house, and how its asks are carried out.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::watch::Orders;
+use crate::audit::{Entry, Kind, Source};
+use crate::channel::Sessions;
+use crate::config::Config;
+use crate::console::{AdminEvent, Ask, AskError, Check, House};
+use crate::flow::{self, Cut, Rooms};
+use crate::identity::{CrlStatus, Identity};
+use crate::model::{Reason, Timestamp};
+use crate::net::BoxFuture;
+
+/// The house as its console may see it.
+pub(super) struct Inside {
+    pub rooms: Arc<Rooms>,
+    pub identity: Identity,
+    pub sessions: Sessions,
+    pub orders: Orders,
+    /// Asks the sidecar to drain and stop.
+    pub asked: mpsc::Sender<()>,
+    pub config: Config,
+    pub since: Timestamp,
+}
+
+impl House for Inside {
+    fn live(&self) -> bool {
+        true
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        let now = Timestamp::now();
+        let identity = self.identity.status(now);
+        let certificate = if now >= identity.not_after {
+            Err(format!("the certificate expired at {}", identity.not_after))
+        } else {
+            Ok(())
+        };
+        let crl = match identity.crl {
+            CrlStatus::Off | CrlStatus::Good { .. } => Ok(()),
+            CrlStatus::Expired { next_update } => Err(format!("the revocation list expired at {next_update}")),
+            CrlStatus::Unavailable { why } => Err(format!("no usable revocation list: {why}")),
+        };
+        let audit = match self.rooms.audit.status().failing {
+            Some(why) => Err(format!("the audit log cannot be written: {why}")),
+            None => Ok(()),
+        };
+        let pressure = self.rooms.pressure.admit().map_err(|reason| reason.sentence().to_string());
+        let draining = if *self.rooms.drain.borrow() { Err("draining".to_string()) } else { Ok(()) };
+        [("certificate", certificate), ("crl", crl), ("audit", audit), ("pressure", pressure), ("drain", draining)]
+            .into_iter()
+            .map(|(name, found)| Check { name, ok: found.is_ok(), sentence: found.err().unwrap_or_default() })
+            .collect()
+    }
+
+    fn metrics(&self) -> String {
+        self.rooms.metrics.render()
+    }
+
+    fn status(&self) -> Value {
+        let now = Timestamp::now();
+        let (identity, audit) = (self.identity.status(now), self.rooms.audit.status());
+        let bundle = self.rooms.policy.current();
+        let usage = self.rooms.pressure.latest();
+        let sessions = self.sessions.all();
+        let sessions: Vec<_> = sessions.iter().take(LISTED_MAX).map(|s| session_json(s, now)).collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "id": identity.id.as_str(),
+            "up_s": now.since(self.since).as_secs(),
+            "draining": *self.rooms.drain.borrow(),
+            "certificate": {
+                "serial": identity.serial,
+                "not_after": identity.not_after.to_string(),
+                "roots": identity.roots,
+                "crl": crl_text(&identity.crl),
+            },
+            "policy": { "digest": bundle.digest(), "rules": bundle.rules().len(), "loaded_at": bundle.loaded_at().to_string() },
+            "audit": {
+                "entries": audit.size, "queued": audit.queued, "refused": audit.refused,
+                "dropped": audit.dropped, "failing": audit.failing,
+            },
+            "flows": self.rooms.table.len(),
+            "descriptors": format!("{} of {}", usage.descriptors_used, usage.descriptors_limit),
+            "resident_bytes": usage.resident_bytes,
+            "sessions": sessions,
+        })
+    }
+
+    fn flows(&self) -> Value {
+        let now = Timestamp::now();
+        let flows = self.rooms.table.all();
+        let listed: Vec<_> = flows
+            .iter()
+            .take(LISTED_MAX)
+            .map(|f| {
+                json!({
+                    "flow": f.id.to_string(), "decision": f.decision.to_string(),
+                    "direction": f.facts.session.direction.name(), "device": f.facts.device.id.as_str(),
+                    "source": &*f.source, "service": f.facts.service.as_str(),
+                    "age_s": now.since(f.since).as_secs(),
+                    "bytes_up": f.moved.up.all(), "bytes_down": f.moved.down.all(),
+                    "session": f.session().map(|s| s.id.to_string()),
+                })
+            })
+            .collect();
+        json!({ "count": flows.len(), "flows": listed })
+    }
+
+    fn config(&self) -> String {
+        self.config.to_toml()
+    }
+
+    fn ask(&self, ask: Ask) -> BoxFuture<Result<String, AskError>> {
+        let failed = |reason, detail: String| AskError::Failed { reason, detail };
+        match ask {
+            Ask::Checkpoint => {
+                let checkpoint = self.rooms.audit.checkpoint();
+                Box::pin(async move { Ok(checkpoint) })
+            }
+            Ask::Reload => {
+                let orders = self.orders.clone();
+                Box::pin(async move {
+                    let said = tokio::task::spawn_blocking(move || orders.reload()).await;
+                    match said {
+                        Ok(Ok(text)) => Ok(text),
+                        Ok(Err(text)) => Err(failed(Reason::ReloadFailed, text)),
+                        Err(e) => Err(failed(Reason::Internal, e.to_string())),
+                    }
+                })
+            }
+            Ask::Drain => {
+                let begun = self.asked.try_send(());
+                Box::pin(async move {
+                    Ok(if begun.is_ok() { "draining" } else { "draining already" }.to_string())
+                })
+            }
+            Ask::CloseFlow(id) => {
+                let cut = self.rooms.table.cut_flow(id, Cut::new(Reason::AdminClosed));
+                Box::pin(async move {
+                    if cut { Ok(format!("flow {id} is ended")) } else { Err(AskError::FlowUnknown(id)) }
+                })
+            }
+        }
+    }
+
+    fn saw(&self, event: AdminEvent) -> BoxFuture<Result<(), Reason>> {
+        let now = Timestamp::now();
+        let appended = self.rooms.audit.append(Entry {
+            decision: Some(flow::decision_id(now)),
+            source: Some(Source::Uid(event.uid)),
+            target: Some(event.what.into()),
+            reason: event.refused,
+            ..Entry::new(now, Kind::Admin)
+        });
+        Box::pin(async move { appended.map_err(|_| Reason::AuditUnavailable) })
+    }
+
+    fn refused(&self, reason: Reason) {
+        self.rooms.metrics.refused(reason);
+    }
+}
+
+fn session_json(session: &crate::channel::Session, now: Timestamp) -> Value {
+    json!({
+        "session": session.id.to_string(), "peer": session.peer.id().as_str(),
+        "remote": session.remote.to_string(), "transport": session.transport.name(),
+        "group": session.group, "cipher": session.cipher,
+        "age_s": now.since(session.since).as_secs(),
+        "certificate_until": session.peer.svid().not_after.to_string(),
+    })
+}
+
+fn crl_text(crl: &CrlStatus) -> String {
+    match crl {
+        CrlStatus::Off => "none configured".into(),
+        CrlStatus::Good { next_update } => format!("good until {next_update}"),
+        CrlStatus::Expired { next_update } => format!("expired at {next_update}"),
+        CrlStatus::Unavailable { why } => format!("unavailable: {why}"),
+    }
+}
+
+/// Flows and sessions listed in one answer.
+const LISTED_MAX: usize = 1000;
