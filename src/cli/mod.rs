@@ -1,4 +1,5 @@
 //! The commands.
 
+pub mod audit;
 pub mod config;
 pub mod status;
