@@ -1,0 +1,4 @@
+//! The commands.
+
+pub mod ca;
+pub mod device;
