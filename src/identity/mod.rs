@@ -1,7 +1,9 @@
 //! Issues, checks and rotates X.509 identities (SPIFFE X.509-SVID).
 
+pub mod authority;
 mod file;
 mod hybrid;
+mod install;
 mod load;
 mod material;
 mod own;
@@ -14,6 +16,7 @@ mod trust;
 mod verify;
 
 pub use file::FileError;
+pub use install::{Installed, install, installed_id};
 pub use load::{CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, LoadError, PEM_FILE_MAX, Problem, ROOTS_MAX};
 pub use own::{CrlStatus, Identity, LeafSigner, Reloaded, Status, server_name};
 pub use peer::{PeerIdentity, peer};

@@ -1,0 +1,51 @@
+//! Puts an issued identity into a sidecar's folder.
+
+use std::path::Path;
+
+use super::authority::Issued;
+use super::file::{Access, FileError, make_dir, read, write};
+use super::load::{PEM_FILE_MAX, parse_certificates};
+use super::svid::svid;
+use crate::model::SpiffeId;
+
+/// Writes `leaf.key`, `leaf.pem`, `bundle.pem` and `crl.pem` into `dir`, each whole; makes `dir` if need be.
+///
+/// A sidecar that reads between two of the files finds that they do not fit and keeps what it runs with.
+///
+/// # Errors
+/// [`FileError`] with the path that could not be written.
+pub fn install(dir: &Path, issued: &Issued) -> Result<(), FileError> {
+    make_dir(dir)?;
+    write(&dir.join(KEY), issued.key_pem.as_bytes(), Access::Owner)?;
+    write(&dir.join(LEAF), issued.leaf_pem.as_bytes(), Access::Everybody)?;
+    write(&dir.join("bundle.pem"), issued.bundle_pem.as_bytes(), Access::Everybody)?;
+    write(&dir.join("crl.pem"), issued.crl_pem.as_bytes(), Access::Everybody)
+}
+
+/// Whose identity lies in a folder.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Installed {
+    /// Neither leaf nor key.
+    Nothing,
+    /// That of this ID.
+    Id(SpiffeId),
+    /// There is a leaf or a key, but nobody can tell whose.
+    Unknown,
+}
+
+/// Looks whose identity lies in `dir`.
+///
+/// # Errors
+/// [`FileError`] when the leaf is there and cannot be read.
+pub fn installed_id(dir: &Path) -> Result<Installed, FileError> {
+    let leaf = dir.join(LEAF);
+    if leaf.symlink_metadata().is_err() {
+        let key = dir.join(KEY).symlink_metadata().is_ok();
+        return Ok(if key { Installed::Unknown } else { Installed::Nothing });
+    }
+    let chain = parse_certificates(&read(&leaf, PEM_FILE_MAX)?).unwrap_or_default();
+    Ok(chain.first().and_then(|c| svid(c).ok()).map_or(Installed::Unknown, |s| Installed::Id(s.id)))
+}
+
+const LEAF: &str = "leaf.pem";
+const KEY: &str = "leaf.key";
