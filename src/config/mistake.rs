@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// All the mistakes of one configuration file, in the order of the file; never empty.
@@ -138,8 +139,8 @@ impl<'t> Notes<'t> {
         }
         notes.sort_by_key(|note| note.at);
         let lines = Lines::of(self.text);
-        let broken: Vec<usize> =
-            notes.iter().filter(|n| n.kind == Kind::Syntax).map(|n| lines.position(n.at).line).collect();
+        let syntax = notes.iter().filter(|note| note.kind == Kind::Syntax);
+        let broken: Vec<_> = syntax.map(|note| lines.hidden_by(lines.position(note.at).line)).collect();
         let mut list = Vec::new();
         let mut more = self.more.get();
         let mut syntax_line = 0;
@@ -148,7 +149,7 @@ impl<'t> Notes<'t> {
             // A broken line is told once, and what follows from it is not: the key it hides is not "missing".
             let told = match note.kind {
                 Kind::Syntax => std::mem::replace(&mut syntax_line, at.line) != at.line,
-                Kind::Value => broken.binary_search(&at.line).is_err(),
+                Kind::Value => !broken.iter().any(|hidden| hidden.contains(&at.line)),
                 Kind::Absent => broken.is_empty(),
             };
             if !told {
@@ -163,16 +164,30 @@ impl<'t> Notes<'t> {
     }
 }
 
-/// Where the lines of a text begin.
+/// Where the lines of a text begin, and which of them are the headers of tables.
 struct Lines<'t> {
     text: &'t str,
     starts: Vec<usize>,
+    /// Counted from 1.
+    headers: Vec<usize>,
 }
 
 impl<'t> Lines<'t> {
     fn of(text: &'t str) -> Self {
         let after_newlines = text.match_indices('\n').map(|(i, _)| i + 1);
-        Self { text, starts: std::iter::once(0).chain(after_newlines).collect() }
+        let starts = std::iter::once(0).chain(after_newlines).collect();
+        let is_header = |line: &str| line.trim_start_matches([' ', '\t']).starts_with('[');
+        let numbered = text.split('\n').zip(1..);
+        let headers = numbered.filter(|(line, _)| is_header(line)).map(|(_, number)| number).collect();
+        Self { text, starts, headers }
+    }
+
+    /// The lines that cannot be trusted when this one is broken: a broken header hides whose the next keys are.
+    fn hidden_by(&self, line: usize) -> Range<usize> {
+        match self.headers.binary_search(&line) {
+            Ok(i) => line..self.headers.get(i + 1).copied().unwrap_or(usize::MAX),
+            Err(_) => line..line + 1,
+        }
     }
 
     fn position(&self, at: usize) -> Position {

@@ -103,7 +103,13 @@ format = "jsn"
 [drain
 timeout = "1w"
 "#;
-    insta::assert_snapshot!(bad(text), @"");
+    insta::assert_snapshot!(bad(text), @r#"
+    3:16: string values must be quoted, expected literal string
+    5:26: invalid basic string, expected `"`
+    7:8: missing opening quote, expected `"`
+    9:10: `log.format` must be `json` or `text`, got `jsn`; did you mean `json`?
+    10:7: unclosed table, expected `]`
+    "#);
 }
 
 #[test]
