@@ -17,3 +17,4 @@ pub mod policy;
 pub mod protocols;
 pub mod resilience;
 pub mod telemetry;
+pub mod agent;
