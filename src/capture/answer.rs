@@ -99,5 +99,45 @@ async fn linger(io: &mut impl Socket) -> io::Result<()> {
 /// Longest wait for an app to take its answer; it fits into an empty socket buffer.
 const SAY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for an app to close after it was refused, and how much it may still send.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 const LINGER_LEN_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{DecisionId, Reason, Timestamp};
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// No test hangs.
+    async fn within<T>(future: impl Future<Output = T>) -> T {
+        timeout(Duration::from_secs(10), future).await.unwrap()
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (app, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_refused_app_that_sends_without_end_is_let_go() {
+        let (mut app, mut io) = pair().await;
+        let sending = tokio::spawn(async move { while app.write_all(&[0; 4096]).await.is_ok() {} });
+        // No time-out around it: the number of bytes is what ends it.
+        within(linger(&mut io)).await.unwrap();
+        drop(io);
+        within(sending).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_refused_app_that_never_closes_is_let_go() {
+        let (mut app, io) = pair().await;
+        let early = Bytes::new();
+        let caller = Caller { io, early, language: Language::Socks5, only_refusable: None };
+        let id = DecisionId::new(Timestamp::from_millis(1), [0; 10]);
+        within(Box::new(caller).refuse(Refusal::new(id, Reason::PolicyDenied))).await;
+        let mut answer = Vec::new();
+        within(app.read_to_end(&mut answer)).await.unwrap();
+        assert_eq!(answer, socks5::refusal_reply(Reason::PolicyDenied));
+    }
+}

@@ -1,7 +1,7 @@
 //! The one seam to the world: sockets, and the stream of chunks that a flow carries.
 //!
 //! A flow is two halves. Each half is boxed once per flow, so that errors stay readable and no generics leak
-//! past the door. Bytes travel as [`Bytes`] from one socket to the other without being copied on the way.
+//! past the door. Bytes travel as [`bytes::Bytes`] from one socket to the other without being copied on the way.
 
 mod head;
 mod socket;
