@@ -2,6 +2,7 @@
 //!
 //! `docs/ARCHITECTURE.md` is the map. A room imports only rooms of lower floors.
 
+pub mod agent;
 pub mod audit;
 pub mod capture;
 pub mod channel;
@@ -17,4 +18,3 @@ pub mod policy;
 pub mod protocols;
 pub mod resilience;
 pub mod telemetry;
-pub mod agent;

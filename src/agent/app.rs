@@ -29,7 +29,9 @@ pub(super) async fn ended(app: &mut Option<Child>) -> std::io::Result<ExitStatus
 /// Asks the app to end, and makes it when it does not.
 pub(super) async fn stop(app: &mut Option<Child>, patience: std::time::Duration) {
     let Some(child) = app else { return };
-    if let Some(pid) = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw) {
+    if let Some(pid) =
+        child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+    {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
     if tokio::time::timeout(patience, child.wait()).await.is_err() {

@@ -42,7 +42,9 @@ impl House for Inside {
         };
         let crl = match identity.crl {
             CrlStatus::Off | CrlStatus::Good { .. } => Ok(()),
-            CrlStatus::Expired { next_update } => Err(format!("the revocation list expired at {next_update}")),
+            CrlStatus::Expired { next_update } => {
+                Err(format!("the revocation list expired at {next_update}"))
+            }
             CrlStatus::Unavailable { why } => Err(format!("no usable revocation list: {why}")),
         };
         let audit = match self.rooms.audit.status().failing {
@@ -51,10 +53,16 @@ impl House for Inside {
         };
         let pressure = self.rooms.pressure.admit().map_err(|reason| reason.sentence().to_string());
         let draining = if *self.rooms.drain.borrow() { Err("draining".to_string()) } else { Ok(()) };
-        [("certificate", certificate), ("crl", crl), ("audit", audit), ("pressure", pressure), ("drain", draining)]
-            .into_iter()
-            .map(|(name, found)| Check { name, ok: found.is_ok(), sentence: found.err().unwrap_or_default() })
-            .collect()
+        [
+            ("certificate", certificate),
+            ("crl", crl),
+            ("audit", audit),
+            ("pressure", pressure),
+            ("drain", draining),
+        ]
+        .into_iter()
+        .map(|(name, found)| Check { name, ok: found.is_ok(), sentence: found.err().unwrap_or_default() })
+        .collect()
     }
 
     fn metrics(&self) -> String {

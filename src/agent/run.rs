@@ -54,7 +54,7 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     })
     .map_err(|e| failed("the watchman's thread", e))?;
     let (asked, mut drain_asked) = mpsc::channel(1);
-    let own = built.identity.id();
+    let own = built.identity.id().clone();
     let drain = built.drain.clone();
     open(&config, built, bound, &orders, asked);
     tracing::info!(id = %own, "ready");
@@ -106,10 +106,11 @@ fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartEr
     };
     let entry = Entry {
         decision: Some(flow::decision_id(now)),
-        device: Some(built.identity.id()),
+        device: Some(built.identity.id().clone()),
         bundle: Some(bundle.digest().into()),
         detail: Some(
-            format!("version {}, {} rules, crl {crl}", env!("CARGO_PKG_VERSION"), bundle.rules().len()).into(),
+            format!("version {}, {} rules, crl {crl}", env!("CARGO_PKG_VERSION"), bundle.rules().len())
+                .into(),
         ),
         ..Entry::new(now, Kind::Start)
     };
@@ -120,7 +121,9 @@ fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartEr
         .and_then(|()| built.rooms.audit.flush())
         .map_err(|e| StartError(vec![format!("the audit log does not take the start entry: {e}")]))?;
     if config.identity.crl.is_none() {
-        tracing::warn!("no revocation list is configured: a revoked certificate is believed until it expires");
+        tracing::warn!(
+            "no revocation list is configured: a revoked certificate is believed until it expires"
+        );
     }
     Ok(())
 }
@@ -128,7 +131,8 @@ fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartEr
 /// Serves at every door.
 fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mpsc::Sender<()>) {
     let Built { rooms, identity, sessions, knocks, handshakes, drain, .. } = built;
-    let keeper = Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id(), knocks, handshakes });
+    let keeper =
+        Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id().clone(), knocks, handshakes });
     if let Some(listener) = bound.peers {
         let door = PeersDoor {
             identity: identity.clone(),
@@ -151,11 +155,21 @@ fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mps
             },
         ));
     }
-    let inside = Arc::new(Inside { rooms, identity, sessions, orders: orders.clone(), asked, config: config.clone(), since: Timestamp::now() });
+    let inside = Arc::new(Inside {
+        rooms,
+        identity,
+        sessions,
+        orders: orders.clone(),
+        asked,
+        config: config.clone(),
+        since: Timestamp::now(),
+    });
     // The admin doors stay open while the sidecar drains: that is when people look.
     for listener in bound.admin_tcp.into_iter().chain([bound.admin_unix]) {
         let (inside, settings) = (inside.clone(), config.console.clone());
-        tokio::spawn(async move { console::serve(listener, inside, &settings, std::future::pending()).await });
+        tokio::spawn(
+            async move { console::serve(listener, inside, &settings, std::future::pending()).await },
+        );
     }
 }
 

@@ -61,7 +61,7 @@ pub(super) fn start(watchman: Watchman) -> std::io::Result<(Orders, std::thread:
 
 /// What was seen at the last look.
 struct Seen {
-    policy: Option<Stamp>,
+    policy: Stamp,
     policy_moved: bool,
     identity: Vec<Option<FileStamp>>,
     identity_moved: bool,
@@ -84,7 +84,7 @@ impl Watchman {
     fn run(self, orders: &Receiver<Order>) {
         let now = Timestamp::now();
         let mut seen = Seen {
-            policy: policy::fingerprint(&self.policy_dir).ok(),
+            policy: policy::fingerprint(&self.policy_dir),
             policy_moved: false,
             identity: self.identity_stamps(),
             identity_moved: false,
@@ -106,7 +106,7 @@ impl Watchman {
     }
 
     fn look(&self, seen: &mut Seen, now: Timestamp) {
-        let policy = policy::fingerprint(&self.policy_dir).ok();
+        let policy = policy::fingerprint(&self.policy_dir);
         if settled(&mut seen.policy, &mut seen.policy_moved, policy) {
             let _ = self.reload_policy();
         }
@@ -208,7 +208,9 @@ impl Watchman {
             device: Some(session.peer.id().clone()),
             reason: Some(reason),
             session: Some(session.id.to_string().into()),
-            detail: Some(format!("certificate {} ended with {flows} flows", session.peer.svid().serial_hex()).into()),
+            detail: Some(
+                format!("certificate {} ended with {flows} flows", session.peer.svid().serial_hex()).into(),
+            ),
             ..Entry::new(now, Kind::Revoke)
         });
         tracing::warn!(session = %session.id, peer = %session.peer.id(), reason = reason.code(), flows, "session ended");
@@ -218,7 +220,8 @@ impl Watchman {
         let now = Timestamp::now();
         let policy = &self.rooms.policy;
         let cut = self.rooms.table.judge_again(|living| {
-            flow::judge_again(policy, &living.facts_at(now), living.decision).map(|c| Cut { detail: c.detail, ..c })
+            flow::judge_again(policy, &living.facts_at(now), living.decision)
+                .map(|c| Cut { detail: c.detail, ..c })
         });
         if cut > 0 {
             tracing::warn!(flows = cut, "{why}: flows no longer allowed are cut");

@@ -232,6 +232,10 @@ reasons! {
     AdminLimited "admin_limited" 503 "connection_limit_reached"
         "too many connections to the admin API are open"
         "close some, then try again";
+    /// A reload found mistakes; what ran before goes on.
+    ReloadFailed "reload_failed" 409 "proxy_configuration_error"
+        "what is there cannot be loaded, so what ran before goes on"
+        "mend the named files, then reload again";
     /// Our own mistake.
     Internal "internal_error" 500 "proxy_internal_error"
         "something went wrong inside this sidecar"

@@ -87,7 +87,8 @@ async fn attempt(
         return Ok(Outcome::In(Box::new(tls)));
     }
     let said = head.lines().find_map(|l| l.to_ascii_lowercase().starts_with("proxy-status:").then_some(l));
-    let said = said.and_then(|l| l.split_once(':')).and_then(|(_, v)| protocols::parse_proxy_status(v.trim()));
+    let said =
+        said.and_then(|l| l.split_once(':')).and_then(|(_, v)| protocols::parse_proxy_status(v.trim()));
     Ok(Outcome::Refused { status, reason: said.map(|s| s.reason_code.to_string()).unwrap_or_default() })
 }
 

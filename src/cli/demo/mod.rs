@@ -65,7 +65,11 @@ async fn play(args: &DemoArgs) -> Result<bool, String> {
     stage.server.stop().await?;
     let passed = reports.iter().filter(|r| r.pass).count();
     if !args.json {
-        println!("\n{passed} of {} scenes went as expected, in {:.1} s.", reports.len(), since.elapsed().as_secs_f32());
+        println!(
+            "\n{passed} of {} scenes went as expected, in {:.1} s.",
+            reports.len(),
+            since.elapsed().as_secs_f32()
+        );
     }
     if args.keep.is_some() {
         next_steps(&folder.path, args.json);

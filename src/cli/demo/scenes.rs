@@ -39,7 +39,11 @@ pub(super) async fn all(stage: &mut Stage, tell: impl Fn(&Report)) -> Vec<Report
         };
     }
     scene!("honest request through both sidecars", "answered", honest(stage));
-    scene!("client without a certificate", "refused: certificate_missing", shut_out(stage, None, "certificate_missing"));
+    scene!(
+        "client without a certificate",
+        "refused: certificate_missing",
+        shut_out(stage, None, "certificate_missing")
+    );
     scene!(
         "certificate of another CA",
         "refused: certificate_untrusted",
@@ -56,7 +60,11 @@ pub(super) async fn all(stage: &mut Stage, tell: impl Fn(&Report)) -> Vec<Report
         shut_out(stage, Some("two-sans"), "certificate_not_svid")
     );
     scene!("service that policy does not allow", "403: policy_denied", not_allowed(stage));
-    scene!("destination that is no service (SSRF)", "403: service_unknown, nothing dialled", no_service(stage));
+    scene!(
+        "destination that is no service (SSRF)",
+        "403: service_unknown, nothing dialled",
+        no_service(stage)
+    );
     scene!("policy edited while a flow lives", "cut within 1 s: policy_withdrawn", policy_edited(stage));
     scene!("certificate revoked while a flow lives", "cut within 5 s: certificate_revoked", revoked(stage));
     scene!("handshake flood from one source", "flood refused, honest peer served", flood(stage));
@@ -67,7 +75,11 @@ pub(super) async fn all(stage: &mut Stage, tell: impl Fn(&Report)) -> Vec<Report
 
 async fn honest(stage: &Stage) -> Scene {
     let body = get(stage).await?;
-    Ok(Seen { got: format!("answered: {}", body.trim()), reason: String::new(), pass: body == "hello from orders\n" })
+    Ok(Seen {
+        got: format!("answered: {}", body.trim()),
+        reason: String::new(),
+        pass: body == "hello from orders\n",
+    })
 }
 
 /// An HTTP request as the app beside web-1 makes it.
@@ -90,7 +102,7 @@ async fn shut_out(stage: &Stage, credentials: Option<&str>, reason: &str) -> Sce
     let visitors = stage.orders.visitors();
     let credentials = credentials.map(|c| stage.credentials(c));
     let outcome = ask(stage.door, credentials.as_ref(), "orders:80").await;
-    let said = denial(stage, before).await;
+    let said = denial(stage, before, reason).await;
     let kept_out = !matches!(outcome, Outcome::In(_)) && stage.orders.visitors() == visitors;
     Ok(Seen { got: outcome.words(), pass: kept_out && said == reason, reason: said })
 }
@@ -122,7 +134,7 @@ async fn policy_edited(stage: &Stage) -> Scene {
     let rule = stage.server.dir.join("policies/90-closed.cedar");
     stage::write(&rule, CLOSED)?;
     let cut = until_broken(&mut flow, Duration::from_secs(5)).await;
-    let reason = closing(stage, before).await;
+    let reason = closing(stage, before, "policy_withdrawn").await;
     fs::remove_file(&rule).map_err(|e| e.to_string())?;
     until_served(stage).await?;
     let pass = cut.is_some_and(|t| t <= Duration::from_secs(1)) && reason == "policy_withdrawn";
@@ -140,7 +152,7 @@ async fn revoked(stage: &Stage) -> Scene {
     authority::revoke(&ca, "kiosk-1", Timestamp::now()).map_err(|e| e.to_string())?;
     publish(&ca.join("crl.pem"), &stage.server.dir.join("certs/crl.pem"))?;
     let cut = until_broken(&mut flow, Duration::from_secs(10)).await;
-    let reason = closing(stage, before).await;
+    let reason = closing(stage, before, "certificate_revoked").await;
     let again = ask(stage.door, Some(&credentials), "orders:80").await;
     let out = !matches!(again, Outcome::In(_));
     let pass = cut.is_some_and(|t| t <= Duration::from_secs(5)) && reason == "certificate_revoked" && out;
@@ -167,9 +179,12 @@ async fn flood(stage: &Stage) -> Scene {
     let honest = ask(stage.door, Some(&stage.credentials("web-1")), "orders:80").await;
     let honest = matches!(honest, Outcome::In(_)) && get(stage).await.is_ok();
     let turned_away = knocks.await.map_err(|e| e.to_string())?;
-    let reason = denial(stage, before).await;
+    let reason = denial(stage, before, "knock_limited").await;
     Ok(Seen {
-        got: format!("{turned_away} of {FLOOD} refused, honest {}", if honest { "served" } else { "NOT served" }),
+        got: format!(
+            "{turned_away} of {FLOOD} refused, honest {}",
+            if honest { "served" } else { "NOT served" }
+        ),
         pass: turned_away > FLOOD / 2 && honest && reason == "knock_limited",
         reason,
     })
@@ -184,7 +199,8 @@ async fn byte_flipped(stage: &mut Stage) -> Scene {
     let mut bytes = fs::read(&segment).map_err(|e| e.to_string())?;
     let lines = bytes.iter().filter(|b| **b == b'\n').count();
     let entry = lines / 2;
-    let start = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(entry - 1).map_or(0, |(at, _)| at + 1);
+    let start =
+        bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').nth(entry - 1).map_or(0, |(at, _)| at + 1);
     let byte = bytes.get_mut(start + 40).ok_or("the log is too short")?;
     *byte ^= 1;
     fs::write(&segment, bytes).map_err(|e| e.to_string())?;
@@ -219,9 +235,9 @@ async fn entries_cut(stage: &mut Stage) -> Scene {
         Err(_) => (false, "it started".into()),
     };
     fs::remove_dir_all(&audit).and_then(|()| fs::rename(&whole, &audit)).map_err(|e| e.to_string())?;
-    let entry = format!("entry {}", lines.len().saturating_sub(3));
-    let named = refused && said.contains(&entry);
-    let got = if named { format!("refused to start: {entry} is missing") } else { said };
+    let first = lines.len().saturating_sub(3);
+    let named = refused && said.contains(&format!("entries {first} to {}", lines.len().saturating_sub(1)));
+    let got = if named { format!("refused to start, missing from entry {first} on") } else { said };
     stage.server = stage::Sidecar::start(&stage.server.dir.clone()).await?;
     Ok(Seen { got, reason: String::new(), pass: named })
 }
@@ -253,7 +269,8 @@ async fn until_broken<S: AsyncReadExt + Unpin>(flow: &mut S, most: Duration) -> 
 }
 
 async fn until_served(stage: &Stage) -> Result<(), String> {
-    for _ in 0..100 {
+    let since = Instant::now();
+    while since.elapsed() < PATIENCE {
         if get(stage).await.is_ok_and(|body| !body.is_empty()) {
             return Ok(());
         }
@@ -267,25 +284,30 @@ fn cut_words(cut: Option<Duration>) -> String {
 }
 
 /// The reason of the newest denial after the first `before` entries of the server's log.
-async fn denial(stage: &Stage, before: usize) -> String {
-    newest_reason(&stage.server.audit(), before, "deny").await
+async fn denial(stage: &Stage, before: usize, expected: &str) -> String {
+    reason_of(&stage.server.audit(), before, "deny", expected).await
 }
 
 /// The reason with which the newest flow was closed.
-async fn closing(stage: &Stage, before: usize) -> String {
-    newest_reason(&stage.server.audit(), before, "close").await
+async fn closing(stage: &Stage, before: usize, expected: &str) -> String {
+    reason_of(&stage.server.audit(), before, "close", expected).await
 }
 
-async fn newest_reason(audit: &Path, before: usize, kind: &str) -> String {
-    // Entries are written in groups: give the newest one its time.
+/// The expected reason when an entry of that kind has it, else the newest other one.
+async fn reason_of(audit: &Path, before: usize, kind: &str, expected: &str) -> String {
+    let mut newest = String::new();
+    // Entries are written in groups: give the one that counts its time.
     for _ in 0..40 {
-        let found = entries(audit).into_iter().skip(before).rfind(|e| e["kind"] == kind && e["reason"].is_string());
-        if let Some(entry) = found {
-            return entry["reason"].as_str().unwrap_or_default().to_string();
+        for entry in entries(audit).into_iter().skip(before).filter(|e| e["kind"] == kind) {
+            match entry["reason"].as_str() {
+                Some(reason) if reason == expected => return reason.to_string(),
+                Some(reason) => newest = reason.to_string(),
+                None => {}
+            }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    String::new()
+    newest
 }
 
 /// Every entry of a log, as JSON.
@@ -296,8 +318,10 @@ fn entries(audit: &Path) -> Vec<Value> {
 
 fn first_segment(audit: &Path) -> Result<std::path::PathBuf, String> {
     let names = fs::read_dir(audit).map_err(|e| format!("{}: {e}", audit.display()))?;
-    let mut segments: Vec<_> =
-        names.filter_map(|n| n.ok().map(|n| n.path())).filter(|p| p.extension().is_some_and(|e| e == "jsonl")).collect();
+    let mut segments: Vec<_> = names
+        .filter_map(|n| n.ok().map(|n| n.path()))
+        .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
+        .collect();
     segments.sort();
     segments.into_iter().next().ok_or_else(|| "the log has no segment".into())
 }

@@ -43,12 +43,13 @@ async fn greet(mut stream: TcpStream, name: &str) {
         let Some(said) = buffer.get(..len).filter(|s| !s.is_empty()) else { return };
         let sent = if said.starts_with(b"GET ") {
             let body = format!("hello from {name}\n");
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            let head =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
             stream.write_all(format!("{head}{body}").as_bytes()).await
         } else {
             stream.write_all(said).await
         };
-        if sent.is_err() {
+        if sent.is_err() || said.starts_with(b"GET ") {
             return;
         }
     }

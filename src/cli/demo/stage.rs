@@ -12,8 +12,8 @@ use tokio::process::{Child, Command};
 use super::intruder::Credentials;
 use super::service::Service;
 use crate::console;
-use crate::identity::authority::{self, IssueRequest};
-use crate::model::Timestamp;
+use crate::identity::{self, authority};
+use crate::model::{DeviceName, SpiffeId, Timestamp, TrustDomain};
 
 /// Everything the scenes play on.
 pub(super) struct Stage {
@@ -90,7 +90,7 @@ impl Sidecar {
     async fn until_ready(&mut self) -> Result<(), String> {
         let (socket, since) = (self.dir.join("countersign.sock"), Instant::now());
         loop {
-            if let Ok((200, _)) = console::client::ask(&socket, "GET", "/readyz").await {
+            if let Ok((200, _)) = console::client::ask(&socket, hyper::Method::GET, "/readyz").await {
                 return Ok(());
             }
             let ended = self.child.try_wait().map_err(|e| e.to_string())?;
@@ -124,7 +124,12 @@ impl Sidecar {
 /// `countersign run --config` in `dir`, by this very binary.
 pub(super) fn command(dir: &Path) -> Result<Command, String> {
     let mut command = own_binary()?;
-    command.arg("run").arg("--config").arg(dir.join("countersign.toml")).stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .arg("run")
+        .arg("--config")
+        .arg(dir.join("countersign.toml"))
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     Ok(command)
 }
 
@@ -148,22 +153,29 @@ pub(super) fn credentials(dir: &Path, device: &str) -> Credentials {
 fn certificates(dir: &Path) -> Result<(), String> {
     let now = Timestamp::now();
     let (ca, rogue) = (dir.join("ca"), dir.join("intruders/rogue-ca"));
-    let domain = "example.org".parse().map_err(|e| format!("{e}"))?;
+    let domain: TrustDomain = "example.org".parse().map_err(|e| format!("{e}"))?;
     authority::init(&ca, &domain, now).map_err(|e| e.to_string())?;
     authority::init(&rogue, &domain, now).map_err(|e| e.to_string())?;
-    let issue = |ca: &Path, name: &str, out: &Path, faults: authority::Faults| {
-        let request = IssueRequest { faults, ..IssueRequest::new(name.parse().map_err(|e| format!("{e}"))?) };
-        let issued = authority::issue(ca, &request, now).map_err(|e| e.to_string())?;
-        issued.write(out).map_err(|e| e.to_string())
+    let day = Duration::from_secs(24 * 3600);
+    let hour_ago = Timestamp::from_millis(now.as_millis().saturating_sub(3_600_000));
+    let issue = |ca: &Path, device: &str, out: &str, until: Timestamp, second_id: Option<&str>| {
+        let name: DeviceName = device.parse().map_err(|e| format!("{e}"))?;
+        let id = SpiffeId::device(&domain, &name);
+        let from = if until < now { hour_ago } else { now };
+        let mut params = authority::device_params(&domain, &name, from, until).map_err(|e| e.to_string())?;
+        if let Some(second) = second_id {
+            let uri = second.try_into().map_err(|e| format!("{e}"))?;
+            params.subject_alt_names.push(rcgen::SanType::URI(uri));
+        }
+        let issued = authority::issue_raw(ca, params, id, now).map_err(|e| e.to_string())?;
+        identity::install(&dir.join(out), &issued).map_err(|e| e.to_string())
     };
-    issue(&ca, "server-1", &dir.join("server/certs"), authority::Faults::default())?;
-    issue(&ca, "web-1", &dir.join("web/certs"), authority::Faults::default())?;
-    issue(&ca, "kiosk-1", &dir.join("intruders/kiosk-1"), authority::Faults::default())?;
-    issue(&rogue, "web-1", &dir.join("intruders/rogue"), authority::Faults::default())?;
-    let expired = authority::Faults { expired: true, ..Default::default() };
-    issue(&ca, "late-1", &dir.join("intruders/expired"), expired)?;
-    let two = authority::Faults { second_uri: true, ..Default::default() };
-    issue(&ca, "janus-1", &dir.join("intruders/two-sans"), two)
+    issue(&ca, "server-1", "server/certs", now.plus(day), None)?;
+    issue(&ca, "web-1", "web/certs", now.plus(day), None)?;
+    issue(&ca, "kiosk-1", "intruders/kiosk-1", now.plus(day), None)?;
+    issue(&rogue, "web-1", "intruders/rogue", now.plus(day), None)?;
+    issue(&ca, "late-1", "intruders/expired", hour_ago.plus(Duration::from_secs(60)), None)?;
+    issue(&ca, "janus-1", "intruders/two-sans", now.plus(day), Some("spiffe://example.org/device/web-1"))
 }
 
 async fn services() -> io::Result<(Service, Service)> {
