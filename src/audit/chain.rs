@@ -116,6 +116,15 @@ pub fn tile_path(level: usize, index: u64, width: usize) -> String {
     format!("tile/{level}/{name}{partial}")
 }
 
+/// The paths of the tiles that are not full in a tree of `size` leaves: those of [`Tree::partials`].
+pub fn partial_paths(size: u64) -> Vec<String> {
+    let on_level = (0..8).map(|level| (level, size >> (8 * level)));
+    let partial = on_level.filter(|(_, hashes)| hashes % TILE_WIDTH as u64 != 0);
+    partial
+        .map(|(level, hashes)| tile_path(level, hashes / 256, tile_width(level, hashes / 256, size)))
+        .collect()
+}
+
 /// How many hashes tile `index` of `level` has in a tree of `size` leaves.
 pub fn tile_width(level: usize, index: u64, size: u64) -> usize {
     let on_level = size.checked_shr(shift(level) - 8).unwrap_or(0);

@@ -129,6 +129,7 @@ proptest! {
         let oracle = oracle(&leaves);
         let (n, i, m) = (size as u64, at as u64, old as u64);
         prop_assert_eq!(tree.root(), tlog::tree_hash(n, &oracle).unwrap().0);
+        prop_assert_eq!(tree.partials().iter().map(Tile::path).collect::<Vec<_>>(), partial_paths(n));
         let mut read = |level, index| hashes.get(&(level, index)).copied();
 
         let mut proof = inclusion_proof(i, n, &mut read).unwrap();

@@ -26,13 +26,14 @@ pub(super) fn make(path: &Path, origin: &str) -> Result<Signer, KeyError> {
     let pair = Ed25519KeyPair::from_pkcs8(der.as_ref()).map_err(|_| broken())?;
     // The name is checked before anything is written.
     let signer = Signer::new(pair, origin).map_err(KeyError::Name)?;
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).map_err(io_error)?;
-    }
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(io_error)?;
     let pem = format!("{PEM_BEGIN}\n{}\n{PEM_END}\n", wrap(&BASE64.encode(der.as_ref())));
     let mut file =
         fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error)?;
     file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(io_error)?;
+    // A log whose key is lost with the power cannot be opened again.
+    fs::File::open(parent).and_then(|folder| folder.sync_all()).map_err(io_error)?;
     Ok(signer)
 }
 

@@ -52,7 +52,10 @@ impl Log {
         self.0.stop();
         let state = self.0.shared.lock();
         match state.failing {
-            None if state.queue.is_empty() && state.durable == state.pushed => Ok(state.checkpoint.clone()),
+            None if state.queue.is_empty() && state.durable == state.pushed => {
+                tracing::info!(size = state.size, checkpoint = %state.checkpoint, "audit log closed");
+                Ok(state.checkpoint.clone())
+            }
             _ => Err(Refused::Failing),
         }
     }
@@ -211,12 +214,6 @@ struct State {
     checkpoint_at: Timestamp,
 }
 
-/// What the writer gets from the queue.
-pub(super) struct Take {
-    pub(super) entries: Vec<Entry>,
-    pub(super) closing: bool,
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -277,8 +274,10 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Waits for a group to be due, at most a second, and takes it.
-    pub(super) fn take(&self) -> Take {
+    /// Waits for a group to be due, at most a second, and takes all of it in exchange for an empty queue.
+    ///
+    /// Says whether the log is being closed.
+    pub(super) fn take(&self, entries: &mut VecDeque<Entry>) -> bool {
         let mut state = self.lock();
         loop {
             let waited = state.oldest.map(|oldest| oldest.elapsed());
@@ -297,11 +296,11 @@ impl Shared {
         if state.ticked.elapsed() >= TICK || state.closing {
             state.tick();
         }
-        let count = state.queue.len().min(COMMIT_ENTRIES_MAX);
-        let entries = state.queue.drain(..count).collect();
-        state.oldest = (!state.queue.is_empty()).then(Instant::now);
-        state.urgent &= !state.queue.is_empty();
-        Take { entries, closing: state.closing }
+        // An exchange, since those who append wait for this lock meanwhile.
+        std::mem::swap(&mut state.queue, entries);
+        state.oldest = None;
+        state.urgent = false;
+        state.closing
     }
 
     /// Leaves a failing disk alone for `retry`; says whether the log is being closed.
@@ -401,8 +400,6 @@ impl Drop for Stopped {
 
 /// Entries after which a group is written before its time: some 256 KiB.
 const GROUP_ENTRIES: usize = 512;
-/// Most entries in one commit: some 4 MiB.
-const COMMIT_ENTRIES_MAX: usize = 8192;
 /// One in this many places of the queue is kept for denials (`on_full = "drop-allow"`).
 const DENIALS_SHARE: usize = 8;
 /// How often sums are written and the disk is looked at.

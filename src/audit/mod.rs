@@ -29,7 +29,7 @@ mod writer;
 pub use aggregate::{Aggregate, Verdict};
 pub use chain::{
     HASH_LEN, Hash, ProofError, TILE_WIDTH, Tile, Tree, consistency_holds, consistency_proof,
-    inclusion_holds, inclusion_proof, leaf_hash, node_hash, tile_path, tile_width,
+    inclusion_holds, inclusion_proof, leaf_hash, node_hash, partial_paths, tile_path, tile_width,
 };
 pub use entry::{Entry, Kind, Line, LineError, Source, parse_line};
 pub use key::KeyError;

@@ -320,7 +320,7 @@ mod tests {
     #[test]
     fn what_is_no_verifier_key_or_name_is_refused() {
         let good = signer().verifier().to_string();
-        for text in ["", "a", "a+b", "a+b+c", &good.replace("web-1", "web-2"), &good[..good.len() - 4]] {
+        for text in ["", "a", "a+b", "a+b+c", &good.replace("web-1", "web-2"), &format!("{good}AAAA")] {
             assert!(text.parse::<Verifier>().is_err(), "{text}");
         }
         for name in ["", "a b", "a+b", "a\nb", &"a".repeat(NAME_LEN_MAX + 1)] {

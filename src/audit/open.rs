@@ -1,12 +1,12 @@
 //! Opening a log: lock it, verify all of it, mend what a crash left, and only then write.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Settings;
-use super::chain::{Tree, leaf_hash};
+use super::chain::{Tree, leaf_hash, partial_paths};
 use super::entry::{Entry, Kind};
 use super::key::{self, KeyError};
 use super::log::Log;
@@ -73,7 +73,9 @@ impl Log {
         }
         // Also without repairs: a log that cannot be written now must not let the sidecar start.
         let sealed = writer.commit().map_err(failed)?;
-        let opened = Opened { fresh, size: sealed.size, checkpoint: sealed.checkpoint.clone(), repaired };
+        let (size, checkpoint) = (sealed.size, &sealed.checkpoint);
+        tracing::info!(size, %checkpoint, repaired = repaired.as_deref(), "audit log opened");
+        let opened = Opened { fresh, size, checkpoint: checkpoint.clone(), repaired };
         let log = Self::start(writer, settings, sealed, now, retry).map_err(OpenError::io(dir))?;
         Ok((log, opened))
     }
@@ -97,7 +99,11 @@ fn begin(settings: &Settings, origin: &str, store: &mut dyn Store) -> Result<Sig
     }
     let signer = key::make(&settings.key, origin)?;
     let checkpoint = signer.sign(0, Tree::default().root());
-    store.checkpoint(&checkpoint).map_err(OpenError::io(&settings.dir.join(CHECKPOINT)))?;
+    if let Err(error) = store.checkpoint(&checkpoint) {
+        // Else the next start would take the new key for that of a log taken away.
+        let _ = fs::remove_file(&settings.key);
+        return Err(OpenError::Io { path: settings.dir.join(CHECKPOINT), error });
+    }
     Ok(signer)
 }
 
@@ -146,9 +152,9 @@ fn rebuild(dir: &Path, size: u64, store: &mut dyn Store) -> Result<(), OpenError
 }
 
 fn resume(settings: &Settings, signer: Signer, store: Box<dyn Store>, found: Option<Findings>) -> Writer {
+    // The partial tiles of the checkpoint, not those of the entries kept after it, are on disk.
+    let partials = found.as_ref().map(|f| partial_paths(f.checkpoint.size)).unwrap_or_default();
     let (tree, tiles, last) = found.map(|f| (f.tree, f.tiles, f.last)).unwrap_or_default();
-    // The partial tiles of this size are on disk; the next commit may forget them.
-    let partials = tree.partials().iter().map(|tile| tile.path()).collect();
     Writer {
         store,
         signer,

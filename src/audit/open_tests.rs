@@ -105,7 +105,18 @@ fn a_crash_between_the_lines_and_the_checkpoint_loses_nothing() {
         assert_eq!(opened.size, kept as u64 + 1);
         drop(log);
         assert!(bench.is_good());
+        assert_eq!(bench.check().unwrap().tiles_missing, 0);
     }
+}
+
+#[test]
+fn a_first_start_that_fails_leaves_no_key_behind() {
+    let bench = Bench::new();
+    let faults = crate::audit::support::Faults::default();
+    faults.set(Fault::Checkpoint);
+    assert!(bench.try_open_flaky(&faults).is_err());
+    assert!(!bench.settings.key.exists());
+    assert!(bench.open().unwrap().1.fresh);
 }
 
 #[test]
@@ -223,4 +234,37 @@ proptest! {
         prop_assert_eq!((found.checkpoint.size, found.newer, found.tiles_missing), (total, 0, 0));
         prop_assert!(bench.is_good());
     }
+}
+
+#[test]
+#[ignore = "prints rates, for `cargo test --release`"]
+fn how_fast_it_is() {
+    let mut bench = Bench::new();
+    bench.settings.queue_max = 16_384;
+    bench.settings.segment_bytes_max = 64 << 20;
+    let (log, _) = bench.open().unwrap();
+    let count = 300_000;
+    let start = std::time::Instant::now();
+    for flow in 0..count {
+        let entry = Entry {
+            device: "spiffe://example.org/device/web-1".parse().ok(),
+            service: "orders".parse().ok(),
+            rule: Some("orders-read".into()),
+            decision: Some(crate::model::DecisionId::new(Timestamp::default(), [7; 10])),
+            bundle: Some("sha256:0123456789abcdef0123456789abcdef".into()),
+            ..allow(flow)
+        };
+        while log.append(entry.clone()).is_err() {
+            std::thread::yield_now();
+        }
+    }
+    log.close().unwrap();
+    let wrote = start.elapsed().as_secs_f64();
+    drop(log);
+    let bytes: u64 = segments(bench.dir()).unwrap().iter().map(|(_, p)| fs::metadata(p).unwrap().len()).sum();
+    let start = std::time::Instant::now();
+    assert!(bench.open().is_ok());
+    let opened = start.elapsed().as_secs_f64();
+    let (rate, speed) = (f64::from(u32::try_from(count).unwrap()) / wrote, bytes as f64 / 1e6 / opened);
+    eprintln!("{rate:.0} entries/s written, {speed:.0} MB/s verified at start ({bytes} bytes)");
 }

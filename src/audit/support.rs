@@ -63,10 +63,13 @@ impl Bench {
     /// Opens it on a disk that fails on demand.
     pub(super) fn open_flaky(&self) -> (Log, Faults) {
         let faults = Faults::default();
-        let store = Flaky { disk: lock(&self.settings.dir).unwrap(), faults: faults.clone() };
+        (self.try_open_flaky(&faults).unwrap(), faults)
+    }
+
+    pub(super) fn try_open_flaky(&self, faults: &Faults) -> Result<Log, OpenError> {
+        let store = Flaky { disk: lock(&self.settings.dir)?, faults: faults.clone() };
         let retry = Duration::from_millis(1);
-        let (log, _) = Log::open_on(&self.settings, ORIGIN, NOW, Box::new(store), retry).unwrap();
-        (log, faults)
+        Log::open_on(&self.settings, ORIGIN, NOW, Box::new(store), retry).map(|(log, _)| log)
     }
 
     pub(super) fn dir(&self) -> &Path {

@@ -75,6 +75,14 @@ pub enum Tampering {
     /// This entry, and surely this one first.
     #[error("{0} was changed")]
     Entry(Place),
+    /// An entry that was moved here, or stands twice.
+    #[error("`{}` line {line} is out of place", file.display())]
+    OutOfPlace {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: u64,
+    },
     /// Entries and tiles, so that the place is only where they first disagree.
     #[error(
         "the entries do not give the signed root, and the tiles were changed too; they first disagree at {0}"
@@ -270,7 +278,7 @@ struct Walk<'a> {
     saved_root: Option<Hash>,
     /// Nothing was missing so far, so `tree` is the tree.
     whole: bool,
-    differing: Option<Place>,
+    differing: Option<Tampering>,
     tile_differing: Option<(String, Tampering)>,
     gap: Option<Gap>,
     cut: Option<Cut>,
@@ -346,8 +354,14 @@ impl<'a> Walk<'a> {
             }
         }
         let place = || Place { entry: self.next, file: path.into(), line: number };
+        if seq.is_some_and(|s| s < self.next && expected != Some(hash) && self.tiles.leaf(s) == Some(hash)) {
+            // An entry from before, moved or repeated: it takes nobody's place.
+            self.whole = false;
+            self.differing.get_or_insert(Tampering::OutOfPlace { file: path.into(), line: number });
+            return Ok(());
+        }
         if ending != Ending::Whole || expected.is_some_and(|e| e != hash) {
-            self.differing.get_or_insert_with(place);
+            self.differing.get_or_insert_with(|| Tampering::Entry(place()));
         } else if let Some(found) = seq.filter(|s| *s != self.next) {
             let number = Gap::Number { place: place(), found };
             self.gap.get_or_insert(number);
@@ -418,17 +432,18 @@ impl<'a> Walk<'a> {
                 (Some(saved), _, _) => Err(Tampering::Forked { size: saved.size }),
                 (None, Some((path, _)), _) => Err(Tampering::Tile { path }),
                 // Its content is right: only its newline can be wrong.
-                (None, None, Some(place)) => Err(Tampering::Entry(place)),
+                (None, None, Some(what)) => Err(what),
                 (None, None, None) => Ok(()),
             };
         }
         let tiles_root = self.tiles.root();
         let tiles_true = tiles_root == Some(signed.root);
         match (differing, tile) {
-            (Some(place), _) if tiles_true => Err(Tampering::Entry(place)),
+            (Some(what), _) if tiles_true => Err(what),
             (None, _) if tiles_true && !self.whole => Ok(()),
             (_, _) if !self.whole => Err(Tampering::Unchecked),
-            (Some(place), _) => Err(Tampering::EntryAndTiles(place)),
+            (Some(Tampering::Entry(place)), _) => Err(Tampering::EntryAndTiles(place)),
+            (Some(what), _) => Err(what),
             (None, Some((_, range))) => Err(range),
             (None, None) if tiles_root.is_some() => Err(Tampering::Rewritten),
             (None, None) => Err(Tampering::Unplaced),

@@ -10,27 +10,37 @@ fn lines_of(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap().lines().map(|l| format!("{l}\n")).collect()
 }
 
-#[test]
-fn every_changed_byte_of_every_file_is_found() {
-    let bench = Bench::with_entries(300);
+/// Changes one bit of every `step`th byte of every file, and of the last; how many of them were not noticed.
+fn bend(bench: &Bench, tiles: &[&str], step: usize) -> (usize, Vec<String>) {
     let mut files: Vec<PathBuf> = segments(bench.dir()).unwrap().into_iter().map(|(_, path)| path).collect();
-    files.extend(
-        ["checkpoint", "tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1"].map(|f| bench.dir().join(f)),
-    );
-    assert!(bench.is_good());
-    let mut tried = 0;
+    files.extend(tiles.iter().chain(&["checkpoint"]).map(|f| bench.dir().join(f)));
+    let (mut tried, mut missed) = (0, Vec::new());
     for file in files {
         let len = fs::read(&file).unwrap().len();
-        // Some forty bytes of each file, spread, and always the first and the last.
-        for at in (0..len).step_by(1 + len / 40).chain([len - 1]) {
-            let bit = 1 << (at % 8);
-            edit(&file, |bytes| bytes[at] ^= bit);
-            assert!(!bench.is_good(), "{} byte {at}", file.display());
-            edit(&file, |bytes| bytes[at] ^= bit);
+        for at in (0..len).step_by(step).chain([len - 1]) {
+            edit(&file, |bytes| bytes[at] ^= 1 << (at % 8));
+            if bench.is_good() {
+                missed.push(format!("{} byte {at}", file.display()));
+            }
+            edit(&file, |bytes| bytes[at] ^= 1 << (at % 8));
             tried += 1;
         }
     }
-    assert!(tried > 1000 && bench.is_good());
+    assert!(bench.is_good());
+    (tried, missed)
+}
+
+#[test]
+fn every_changed_byte_of_every_file_is_found() {
+    let (tried, missed) = bend(&Bench::with_entries(9), &["tile/0/000.p/9"], 1);
+    assert!(tried > 1000 && missed.is_empty(), "{missed:?}");
+    let large = Bench::new();
+    let (log, _) = large.open().unwrap();
+    (0..300).for_each(|flow| log.append(allow(flow)).unwrap());
+    drop(log);
+    let tiles = ["tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1"];
+    let (tried, missed) = bend(&large, &tiles, 331);
+    assert!(tried > 80 && missed.is_empty(), "{missed:?}");
 }
 
 #[test]
@@ -101,20 +111,25 @@ fn a_segment_taken_out_is_missing_and_without_tiles_the_rest_cannot_be_checked()
 fn an_entry_put_in_or_swapped_is_found() {
     let bench = Bench::with_entries(30);
     let good = lines_of(&bench.segment(1));
-    let first = segments(bench.dir()).unwrap()[1].0;
-    let named = |lines: Vec<String>| {
+    let line_found = |lines: Vec<String>| {
         fs::write(bench.segment(1), lines.concat()).unwrap();
-        match bench.check().unwrap().integrity {
-            Err(Tampering::Entry(place)) => place.entry,
+        let found = bench.check().unwrap();
+        match found.integrity {
+            Err(Tampering::OutOfPlace { line, .. }) => (line, found.completeness.is_ok()),
             other => panic!("{other:?}"),
         }
     };
     let mut more = good.clone();
     more.insert(2, good[1].clone());
-    assert_eq!(named(more), first + 2);
+    assert_eq!(line_found(more), (3, true));
     let mut swapped = good.clone();
     swapped.swap(0, 1);
-    assert_eq!(named(swapped), first + 1, "the second comes first, so the first is out of place after it");
+    assert_eq!(line_found(swapped), (2, false));
+    // A forged one is named as the entry whose place it takes.
+    let mut forged = good.clone();
+    forged.insert(2, good[2].replace("allow", "close"));
+    fs::write(bench.segment(1), forged.concat()).unwrap();
+    assert!(matches!(bench.check().unwrap().integrity, Err(Tampering::Entry(p)) if p.line == 3));
 }
 
 #[test]

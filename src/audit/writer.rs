@@ -1,10 +1,11 @@
 //! The one thread that writes: groups entries, syncs them, then their tiles, then the signed checkpoint.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::chain::{Hash, Tile, Tree, leaf_hash};
 use super::entry::{Entry, Kind};
-use super::log::{Shared, Take};
+use super::log::Shared;
 use super::note::Signer;
 use super::store::Store;
 use crate::model::Timestamp;
@@ -35,7 +36,7 @@ pub(super) struct Sealed {
 
 impl Writer {
     /// Begins a commit with `entries`. Only when none is under way: their numbers follow the tree.
-    pub(super) fn format(&mut self, entries: &[Entry]) {
+    pub(super) fn format<'a>(&mut self, entries: impl IntoIterator<Item = &'a Entry>) {
         for (seq, entry) in (self.tree.size()..).zip(entries) {
             entry.write(seq, &mut self.lines);
         }
@@ -89,6 +90,10 @@ impl Writer {
         let partials = self.tree.partials();
         for tile in self.tiles.iter().chain(&partials) {
             let path = tile.path();
+            // The same path is the same content: never touched again, for someone may be reading it.
+            if self.partials.contains(&path) {
+                continue;
+            }
             self.store
                 .tile(&path, &tile.bytes())
                 .map_err(|e| format!("tile `{path}` cannot be written: {e}"))?;
@@ -110,14 +115,16 @@ impl Writer {
 pub(super) fn run(shared: &Shared, mut writer: Writer, retry: Duration) {
     let mut failing_since: Option<Instant> = None;
     let mut in_flight = 0;
+    let mut entries = VecDeque::new();
     loop {
-        let take = match failing_since {
-            Some(_) => Take { entries: Vec::new(), closing: shared.wait_to_retry(retry) },
-            None => shared.take(),
+        let closing = match failing_since {
+            Some(_) => shared.wait_to_retry(retry),
+            None => shared.take(&mut entries),
         };
-        in_flight += take.entries.len() as u64;
-        let idle = take.entries.is_empty() && failing_since.is_none();
-        writer.format(&take.entries);
+        in_flight += entries.len() as u64;
+        let idle = entries.is_empty() && failing_since.is_none();
+        writer.format(&entries);
+        entries.clear();
         // A failing log is tried with a whole commit, be it an empty one: that shows that the disk works again.
         let outcome = if idle { writer.check_space().map(|()| None) } else { writer.commit().map(Some) };
         match outcome {
@@ -131,7 +138,7 @@ pub(super) fn run(shared: &Shared, mut writer: Writer, retry: Duration) {
             }
         }
         // Closing while the disk fails: one more try has just been made, and `close` tells its caller.
-        if take.closing && (failing_since.is_some() || shared.is_drained()) {
+        if closing && (failing_since.is_some() || shared.is_drained()) {
             return;
         }
     }
