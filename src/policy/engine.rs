@@ -169,7 +169,7 @@ impl Bundle {
         let mut unmet = unmet.iter().filter_map(|at| self.rules.get(*at)).peekable();
         if unmet.peek().is_none() {
             return match self.groups.of(&facts.device.id) {
-                [] => "no rule names the device and it is in no group".into(),
+                [] => "no permit for the service names the device, and it is in no group".into(),
                 [one] => format!("no permit for the service names the device or its group `{one}`"),
                 many => {
                     format!("no permit for the service names the device or its groups `{}`", many.join("` `"))

@@ -26,7 +26,7 @@ impl Bundle {
         let dir = &settings.dir;
         for _ in 0..READS_MAX {
             let before = fingerprint(dir);
-            let made = read_sources(dir, |name| name.ends_with(RULES_SUFFIX) || name == GROUPS_FILE)
+            let made = read_sources(dir, is_policy)
                 .and_then(|sources| Self::from_sources(&sources, settings.cache_max, now))
                 .map_err(|e| e.within(dir));
             if before == fingerprint(dir) {
@@ -44,6 +44,25 @@ impl Bundle {
 pub fn load_cases(dir: &Path) -> Result<Cases, LoadError> {
     let sources = read_sources(dir, |name| name.ends_with(".toml"));
     sources.and_then(|sources| Cases::from_sources(&sources)).map_err(|e| e.within(dir))
+}
+
+/// Files of the folder that are not read but whose names look as if they should be, `10-orders.ceder` say.
+///
+/// # Errors
+/// [`LoadError`] when the folder cannot be read.
+pub fn misnamed(dir: &Path) -> Result<Vec<Problem>, LoadError> {
+    let looks_like = |name: &str| {
+        let ending = name.rsplit('.').next().unwrap_or_default();
+        let alike = strsim::jaro_winkler(ending, "cedar").max(strsim::jaro_winkler(name, GROUPS_FILE));
+        !is_policy(name)
+            && (alike > ALIKE_MIN || name.contains(RULES_SUFFIX))
+            && !name.ends_with(".cedarschema")
+    };
+    let found = list(dir, looks_like).map_err(|e| LoadError::whole("", e.to_string()).within(dir))?;
+    let told = |(name, _): (String, PathBuf)| {
+        Problem::whole(&name, "is not read: rules are in `*.cedar`, groups in `groups.toml`")
+    };
+    Ok(found.into_iter().map(told).collect())
 }
 
 /// What a folder looked like, cheap to take and to compare: names, sizes, times and inodes of its policy files.
@@ -74,8 +93,11 @@ pub fn fingerprint(dir: &Path) -> Stamp {
     }
 }
 
+fn is_policy(name: &str) -> bool {
+    name.ends_with(RULES_SUFFIX) || name == GROUPS_FILE
+}
+
 fn stamp(dir: &Path) -> io::Result<Vec<FileStamp>> {
-    let is_policy = |name: &str| name.ends_with(RULES_SUFFIX) || name == GROUPS_FILE;
     let mut files = Vec::new();
     for (name, path) in list(dir, is_policy)? {
         let meta = fs::metadata(path)?;
@@ -138,5 +160,7 @@ fn read_file(name: &str, path: &Path) -> Result<String, Problem> {
     })
 }
 
+/// Jaro-Winkler similarity from which on a name is taken for a slip of the pen.
+const ALIKE_MIN: f64 = 0.85;
 /// How often a folder that changes under our eyes is read before we give up.
 const READS_MAX: usize = 3;

@@ -30,7 +30,7 @@ mod tests;
 pub use bundle::{Bundle, FindDeviceError, RULES_MAX, Source};
 pub use cases::{CASES_MAX, Case, Cases, Failure, Tally};
 pub use engine::Explanation;
-pub use files::{FILE_LEN_MAX, FILES_MAX, Stamp, fingerprint, load_cases};
+pub use files::{FILE_LEN_MAX, FILES_MAX, Stamp, fingerprint, load_cases, misnamed};
 pub use groups::GROUPS_MAX;
 pub use live::{Policy, Reloaded};
 pub use problem::{LoadError, PROBLEMS_MAX, Problem};

@@ -65,8 +65,7 @@ impl LoadError {
     /// With the folder before every file name; a file without a name is the folder.
     pub(crate) fn within(mut self, dir: &std::path::Path) -> Self {
         for problem in &mut self.problems {
-            let path = if problem.file.is_empty() { dir.to_owned() } else { dir.join(&*problem.file) };
-            problem.file = path.display().to_string().into();
+            problem.set_within(dir);
         }
         self
     }
@@ -75,6 +74,18 @@ impl LoadError {
 impl Problem {
     pub(crate) fn whole(file: &str, message: impl Into<Box<str>>) -> Self {
         Self { file: file.into(), line: 0, column: 0, message: message.into(), hint: "".into() }
+    }
+
+    /// With the folder before the file's name; a file without a name is the folder.
+    #[must_use]
+    pub fn within(mut self, dir: &std::path::Path) -> Self {
+        self.set_within(dir);
+        self
+    }
+
+    fn set_within(&mut self, dir: &std::path::Path) {
+        let path = if self.file.is_empty() { dir.to_owned() } else { dir.join(&*self.file) };
+        self.file = path.display().to_string().into();
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<Box<str>>) -> Self {
