@@ -26,3 +26,8 @@ pub use settings::*;
 pub use svid::{LEAF_LEN_MAX, Svid, SvidError, svid};
 pub use trust::{INTERMEDIATES_MAX, TrustError};
 pub use verify::PeerError;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

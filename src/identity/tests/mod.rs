@@ -1,0 +1,6 @@
+//! What the room promises, over handshakes in memory.
+
+mod bent;
+mod load;
+mod renew;
+mod tls;
