@@ -192,3 +192,18 @@ fn keys_of_p_384_and_ed25519_can_be_used() {
         super::super::testing::handshake(b.client_config(a.id(), &[]), a.server_config(&[])).unwrap();
     }
 }
+
+#[test]
+fn an_altered_list_never_stops_us() {
+    let world = World::new();
+    let der = world.first_list();
+    assert!(crl_next_update(&der).is_ok());
+    for at in 0..der.len() {
+        for bit in [1, 0x80] {
+            let mut bent = der.clone();
+            bent[at] ^= bit;
+            let _ = crl_next_update(&bent);
+        }
+        assert!(crl_next_update(&der[..at]).is_err());
+    }
+}

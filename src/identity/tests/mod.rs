@@ -1,6 +1,8 @@
-//! What the room promises, over handshakes in memory.
+//! What the room promises, mostly over handshakes in memory.
 
 mod bent;
+mod hybrid;
 mod load;
 mod renew;
+mod svid;
 mod tls;
