@@ -8,6 +8,7 @@ mod load;
 mod material;
 mod own;
 mod peer;
+mod problem;
 mod provider;
 mod reason;
 mod settings;
@@ -17,12 +18,20 @@ mod verify;
 
 pub use file::FileError;
 pub use install::{Installed, install, installed_id};
-pub use load::{CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, LoadError, PEM_FILE_MAX, Problem, ROOTS_MAX};
+pub use load::{
+    CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, PEM_FILE_MAX, ROOTS_MAX, crl_next_update, parse_certificates,
+};
 pub use own::{CrlStatus, Identity, LeafSigner, Reloaded, Status, server_name};
 pub use peer::{PeerIdentity, peer};
+pub use problem::{LoadError, Problem, Unusable};
 pub use provider::provider;
 pub use reason::{reason_of, reason_of_io};
 pub use settings::*;
 pub use svid::{LEAF_LEN_MAX, Svid, SvidError, svid};
 pub use trust::{INTERMEDIATES_MAX, TrustError};
 pub use verify::PeerError;
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,10 @@ use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 
-use super::load::{LoadError, Problem, load_lists, load_own};
+use super::load::{load_lists, load_own};
 use super::material::{Material, Own, Shared};
 use super::peer::PeerIdentity;
+use super::problem::{LoadError, Problem};
 use super::trust::{Lists, Revocation, Stage, check_chain};
 use super::verify::Door;
 use super::{Settings, provider};

@@ -1,0 +1,8 @@
+//! What the room promises, mostly over handshakes in memory.
+
+mod bent;
+mod hybrid;
+mod load;
+mod renew;
+mod svid;
+mod tls;
