@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod capture;
 pub mod channel;
+pub mod config;
 pub mod console;
 pub mod flow;
 pub mod identity;

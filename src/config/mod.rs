@@ -1,0 +1,60 @@
+//! One TOML file becomes every room's `Settings`, or every mistake at once with line and column.
+//!
+//! `config` knows every room; no room knows `config`. [`parse`] is pure; [`load`] reads the file for it.
+
+mod doors;
+mod example;
+mod load;
+mod mistake;
+mod raw;
+mod rooms;
+mod services;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use crate::{audit, capture, channel, console, flow, identity, limits, policy, telemetry};
+
+pub use example::EXAMPLE;
+pub use load::{FILE_LEN_MAX, load, parse};
+pub use mistake::{Mistake, Mistakes, Position};
+
+/// Everything the file says, its defaults filled in, its paths resolved against the file's folder.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `[identity]` and `[channel] pq`.
+    pub identity: identity::Settings,
+    /// `[device]`.
+    pub device: DeviceSettings,
+    /// `[policy]`.
+    pub policy: policy::Settings,
+    /// `[audit]`.
+    pub audit: audit::Settings,
+    /// `[limits]`.
+    pub limits: limits::Settings,
+    /// `[channel]` and `[peers]`.
+    pub channel: channel::Settings,
+    /// The local doors: each `[[outbound]] listen` and each `[[capture]]`.
+    pub capture: Vec<capture::Door>,
+    /// `[[inbound]]`, `[[outbound]]` and `[drain]`.
+    pub flow: flow::Settings,
+    /// `[admin]`.
+    pub console: console::Settings,
+    /// `[log]`.
+    pub telemetry: telemetry::Settings,
+    /// The file itself.
+    pub source: PathBuf,
+}
+
+/// `[device]`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DeviceSettings {
+    /// The root below which this machine's facts are read. Default `/`.
+    pub sysroot: PathBuf,
+    /// The folder of enrolled device records. Default `devices`.
+    pub records: PathBuf,
+    /// The tier every peer must have. Always 0 in this version: evidence is not exchanged yet.
+    pub require_tier: u8,
+}
