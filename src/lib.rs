@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod capture;
 pub mod channel;
+pub mod cli;
 pub mod config;
 pub mod console;
 pub mod flow;

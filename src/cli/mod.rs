@@ -1,0 +1,4 @@
+//! The commands.
+
+pub mod config;
+pub mod status;
