@@ -193,7 +193,23 @@ mod tests {
     fn a_status_is_shown_as_keys_and_values() {
         let body = r#"{"version":"0.1","ready":true,"flows":{"active":2,"refused":null},
             "peers":[{"id":"a","up":false},{"id":"b\u001b[31m","up":true}],"names":["x","y"],"none":[]}"#;
-        insta::assert_snapshot!(table(body), @"");
+        insta::assert_snapshot!(table(body), @r"
+        version  0.1
+        ready    yes
+        flows
+          active   2
+          refused  -
+        peers
+          id  a
+          up  no
+
+          id  b�[31m
+          up  yes
+        names
+          x
+          y
+        none     -
+        ");
     }
 
     #[test]

@@ -227,6 +227,7 @@ mod tests {
         for i in 0..NOTES_MAX + 50 {
             notes.wrong(0, format!("mistake {i}"));
         }
+        assert!(notes.full());
         let mistakes = notes.close(Path::new("a.toml"), Ok(())).unwrap_err();
         assert_eq!(mistakes.list.len(), Mistakes::SHOWN_MAX);
         assert_eq!(mistakes.more, NOTES_MAX + 50 - Mistakes::SHOWN_MAX);

@@ -7,6 +7,8 @@ mod example;
 mod load;
 mod mistake;
 mod raw;
+mod rooms;
+mod services;
 mod show;
 #[cfg(test)]
 mod tests;

@@ -573,6 +573,9 @@ fn a_file_is_read_up_to_its_bound_and_mistakes_name_it() {
     let told = load(&file).unwrap_err().to_string();
     assert_eq!(told, format!("{}: is larger than 1048576 bytes", file.display()));
     assert!(read(&padded(FILE_LEN_MAX + 1)).is_err());
+    // Cut within a character it is still too large, not broken.
+    std::fs::write(&file, format!("{}é", padded(FILE_LEN_MAX))).unwrap();
+    assert!(load(&file).unwrap_err().to_string().ends_with("is larger than 1048576 bytes"));
 
     std::fs::write(&file, b"version = \xFF").unwrap();
     assert!(load(&file).unwrap_err().to_string().ends_with("c.toml: is not UTF-8 text: byte 10 is none"));

@@ -23,7 +23,7 @@ use crate::telemetry::Metrics;
 
 /// Connections to one listener at once; past it they are answered 503 unread.
 pub const CONNECTIONS_MAX: usize = 64;
-/// Bytes of a request head.
+/// Bytes of a request head, and of what a connection may keep waiting.
 pub const HEADER_LEN_MAX: usize = 8 * 1024;
 /// Headers of a request.
 pub const HEADERS_MAX: usize = 64;
@@ -76,7 +76,7 @@ impl Default for Bounds {
 
 /// Who asks.
 #[derive(Clone, Copy)]
-enum Caller {
+pub(super) enum Caller {
     /// Somebody at the TCP address.
     Unknown,
     /// A user of this host at the socket.
@@ -142,12 +142,11 @@ where
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(desk.bounds.header_timeout)
-        .max_header_size(HEADER_LEN_MAX)
         .max_headers(HEADERS_MAX)
-        // Hyper's least; a head must fit, a body is never read.
+        // The whole head must fit the buffer; a body is never read. (This is hyper's least.)
         .max_buf_size(HEADER_LEN_MAX)
         .keep_alive(false);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |request: Request<Incoming>| {
         let desk = Arc::clone(&desk);
         async move { Ok::<_, Infallible>(desk.answer(caller, request).await) }
     });
@@ -156,7 +155,7 @@ where
 }
 
 impl Desk {
-    async fn answer(&self, caller: Caller, request: Request<Incoming>) -> Answer {
+    pub async fn answer<B: Body + Sync>(&self, caller: Caller, request: Request<B>) -> Answer {
         let asked = match caller {
             Caller::Unknown => self.judge_host(&request).and_then(|()| judge(Door::Tcp, &request)),
             Caller::User(uid) => self.judge_user(uid, &request).await,
@@ -174,7 +173,7 @@ impl Desk {
     }
 
     /// The Host header and the request target must name this server (RFC 9112 §3.2, §3.2.2).
-    fn judge_host(&self, request: &Request<Incoming>) -> Result<(), Refused> {
+    fn judge_host<B>(&self, request: &Request<B>) -> Result<(), Refused> {
         let mut hosts = request.headers().get_all(HOST).iter();
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
             return Err(Refused::detail(Reason::RequestMalformed, "expected exactly one `Host` header"));
@@ -185,7 +184,7 @@ impl Desk {
     }
 
     /// The user must be admitted, and what he wants is written down before it is done.
-    async fn judge_user(&self, uid: u32, request: &Request<Incoming>) -> Result<Route, Refused> {
+    async fn judge_user<B: Body + Sync>(&self, uid: u32, request: &Request<B>) -> Result<Route, Refused> {
         let asked = admit(uid, self.own_uid).map_err(Refused::from).and_then(|()| judge(Door::Unix, request));
         if matches!(asked, Ok(Route::Live | Route::Ready | Route::Metrics)) {
             return asked;
@@ -203,7 +202,7 @@ impl Desk {
         }
     }
 
-    async fn carry_out(&self, asked: Route, request: &Request<Incoming>) -> Answer {
+    async fn carry_out<B: Sync>(&self, asked: Route, request: &Request<B>) -> Answer {
         match asked {
             Route::Live if self.house.live() => answer::answer(StatusCode::OK, answer::TEXT, "ok\n"),
             Route::Live => answer::answer(StatusCode::SERVICE_UNAVAILABLE, answer::TEXT, "failing\n"),
@@ -251,7 +250,7 @@ impl From<Reason> for Refused {
     }
 }
 
-fn judge(door: Door, request: &Request<Incoming>) -> Result<Route, Refused> {
+fn judge(door: Door, request: &Request<impl Body>) -> Result<Route, Refused> {
     let asked = route(door, request.method(), request.uri().path()).map_err(|error| match error {
         RouteError::Path => Refused::from(Reason::AdminPathUnknown),
         RouteError::Method { allow } => {

@@ -1,0 +1,240 @@
+//! The tables of the rooms: identity, device, channel, policy, audit, admin, limits, log and drain.
+
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::DeviceSettings;
+use super::load::File;
+use super::mistake::Read;
+use super::raw::{Table, Value, cut};
+use super::services::{CONNECT, IDLES, RESTS, WAITS, never_exposed};
+use crate::capture::Listen;
+use crate::model::TrustDomain;
+use crate::net::UnixMode;
+use crate::{audit, channel, console, identity, limits, policy, telemetry};
+
+impl<'n> File<'n> {
+    pub fn identity(&self, mut table: Table<'n>) -> Read<identity::Settings> {
+        let trust_domain =
+            table.need("trust_domain", "\"example.org\"").and_then(|v| v.parse::<TrustDomain>());
+        let leaf = self.path_or(&mut table, "leaf", "certs/leaf.pem");
+        let key = self.path_or(&mut table, "key", "certs/leaf.key");
+        let bundle = self.path_or(&mut table, "bundle", "certs/bundle.pem");
+        let crl = match table.get("crl") {
+            Some(value) => self.path(&value).map(Some),
+            None => Ok(Some(self.folder.join("certs/crl.pem")).filter(|path| (self.exists)(path))),
+        };
+        table.finish();
+        Ok(identity::Settings {
+            trust_domain: trust_domain?,
+            leaf: leaf?,
+            key: key?,
+            bundle: bundle?,
+            crl: crl?,
+            // `[channel]` has the last word.
+            pq: identity::Pq::default(),
+        })
+    }
+
+    pub fn device(&self, mut table: Table<'n>) -> Read<DeviceSettings> {
+        let sysroot = self.path_or(&mut table, "sysroot", "/");
+        let records = self.path_or(&mut table, "records", "devices");
+        let require_tier = table.get_or("require_tier", 0, |value| match value.count::<u8>(0..=3)? {
+            0 => Ok(0),
+            tier => Err(value.wrong(format!(
+                "is {tier}, but device evidence is not in this version yet: no peer could reach a tier above 0, \
+                 so only 0 is accepted now"
+            ))),
+        });
+        table.finish();
+        Ok(DeviceSettings { sysroot: sysroot?, records: records?, require_tier: require_tier? })
+    }
+
+    pub fn policy(&self, mut table: Table<'n>) -> Read<policy::Settings> {
+        let dir = self.path_or(&mut table, "dir", "policies");
+        let cache_max = table.get_or("cache_max", 4096, |v| v.count(1..=COUNT_MAX));
+        table.finish();
+        Ok(policy::Settings { dir: dir?, cache_max: cache_max? })
+    }
+
+    pub fn audit(&self, mut table: Table<'n>) -> Read<audit::Settings> {
+        use audit::OnFull::{Block, DropAllow};
+        let dir = self.path_or(&mut table, "dir", "audit");
+        let key = self.path_or(&mut table, "key", "audit.key");
+        let on_full =
+            table.get_or("on_full", Block, |v| v.one_of(&[("block", Block), ("drop-allow", DropAllow)]));
+        let queue_max = table.get_or("queue_max", 16_384, |v| v.count(1..=1 << 20));
+        let commit_interval = table.get_or("commit_interval", Duration::from_millis(50), |v| {
+            v.duration(Duration::from_millis(1)..=Duration::from_secs(10))
+        });
+        let segment = table.get_or("segment_bytes_max", 64 * MIB, |v| v.size(MIB..=16 * GIB));
+        let disk_reserve = table.get_or("disk_reserve", 64 * MIB, |v| v.size(0..=1024 * GIB));
+        table.finish();
+        Ok(audit::Settings {
+            dir: dir?,
+            key: key?,
+            on_full: on_full?,
+            queue_max: queue_max?,
+            commit_interval: commit_interval?,
+            segment_bytes_max: segment?,
+            disk_reserve: disk_reserve?,
+        })
+    }
+
+    pub fn admin(&mut self, mut table: Table<'n>) -> Read<console::Settings> {
+        never_exposed(&mut table, "the admin address serves this host only");
+        let listen = table.get("listen").map(|value| {
+            if value.text().is_ok_and(|text| text.starts_with("unix:")) {
+                return Err(value.wrong("must be a TCP address; the Unix socket is named by `admin.socket`"));
+            }
+            let address = value.address()?;
+            if !address.ip().to_canonical().is_loopback() {
+                return Err(value.wrong(
+                    "must be a loopback address: the admin address serves this host only and is never exposed",
+                ));
+            }
+            self.place(&Listen::Tcp(address), "admin.listen", value.at);
+            Ok(address)
+        });
+        let hosts =
+            table.get_or("hosts", Vec::new(), |v| v.list(HOSTS_MAX, |item| item.words().map(str::to_owned)));
+        let (path, at) = match table.get("socket") {
+            Some(value) => (self.path(&value), value.at),
+            None => (Ok(self.folder.join(SOCKET)), table.at()),
+        };
+        table.finish();
+        let socket = path.and_then(|path| {
+            let listen = self.socket(path.clone(), UnixMode::default(), "admin.socket", at)?;
+            self.place(&listen, "admin.socket", at);
+            Ok(path)
+        });
+        Ok(console::Settings { listen: listen.transpose()?, hosts: hosts?, socket: socket? })
+    }
+
+    /// A path, relative to the file's folder.
+    pub fn path(&self, value: &Value<'n>) -> Read<PathBuf> {
+        value.words().map(|text| self.folder.join(text))
+    }
+
+    fn path_or(&self, table: &mut Table<'n>, key: &'static str, default: &str) -> Read<PathBuf> {
+        table.get_or(key, self.folder.join(default), |value| self.path(&value))
+    }
+}
+
+pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Settings)> {
+    use identity::Pq::{Off, Prefer, Require};
+    let seconds = Duration::from_secs;
+    let pq =
+        table.get_or("pq", Prefer, |v| v.one_of(&[("off", Off), ("prefer", Prefer), ("require", Require)]));
+    let connections_max = table.get_or("connections_max", 8, |v| v.count(1..=1024));
+    let streams_max = table.get_or("streams_max", 100, |v| v.count(1..=10_000));
+    let handshake_timeout = table.get_or("handshake_timeout", seconds(10), |v| v.duration(WAITS));
+    let connect_timeout = table.get_or("connect_timeout", CONNECT, |v| v.duration(WAITS));
+    let answer_timeout = table.get_or("answer_timeout", seconds(15), |v| v.duration(WAITS));
+    let ping_interval = table.get_or("ping_interval", seconds(10), |v| v.duration(RESTS));
+    let ping_timeout = table.get_or("ping_timeout", seconds(20), |v| v.duration(WAITS));
+    let idle_timeout = table.get_or("idle_timeout", seconds(90), |v| v.duration(IDLES));
+    let resolve_interval = table.get_or("resolve_interval", seconds(5), |v| v.duration(RESTS));
+    let resolve_timeout = table.get_or("resolve_timeout", seconds(5), |v| v.duration(WAITS));
+    table.finish();
+    let settings = channel::Settings {
+        // `[peers]` has the last word.
+        listen: None,
+        connections_max: connections_max?,
+        streams_max: streams_max?,
+        handshake_timeout: handshake_timeout?,
+        connect_timeout: connect_timeout?,
+        answer_timeout: answer_timeout?,
+        ping_interval: ping_interval?,
+        ping_timeout: ping_timeout?,
+        idle_timeout: idle_timeout?,
+        resolve_interval: resolve_interval?,
+        resolve_timeout: resolve_timeout?,
+    };
+    Ok((pq?, settings))
+}
+
+pub(super) fn behaviour(mut table: Table<'_>) -> Read<()> {
+    let mode = table.get_or("mode", (), |value| match value.text()? {
+        "off" => Ok(()),
+        mode @ ("observe" | "enforce") => Err(value.wrong(format!(
+            "is `{mode}`, but `observe` and `enforce` arrive with the analyser of a later version; \
+             only `off` is accepted now"
+        ))),
+        other => Err(value.wrong(format!("must be `off`, got `{}`", cut(other)))),
+    });
+    table.finish();
+    mode
+}
+
+pub(super) fn limits(mut table: Table<'_>) -> Read<limits::Settings> {
+    let mut rate = |key, default: u32| {
+        table.get_or(key, NonZeroU32::new(default).unwrap_or(NonZeroU32::MIN), |value| {
+            let count = value.count::<u32>(1..=COUNT_MAX)?;
+            NonZeroU32::new(count).ok_or_else(|| value.wrong("must not be 0"))
+        })
+    };
+    let knocks_per_second = rate("knocks_per_second", 50);
+    let knocks_burst = rate("knocks_burst", 200);
+    let flows_per_second = rate("flows_per_second", 20_000);
+    let flows_burst = rate("flows_burst", 20_000);
+    let mut count = |key, default: usize| table.get_or(key, default, |v| v.count::<usize>(1..=COUNT_MAX));
+    let sources_max = count("sources_max", 65_536);
+    let handshakes_max = count("handshakes_max", 512);
+    let flows_per_device_max = count("flows_per_device_max", 20_000);
+    let flows_max = count("flows_max", 50_000);
+    let devices_max = count("devices_max", 65_536);
+    let bytes = NonZeroU64::new(4 * GIB).unwrap_or(NonZeroU64::MIN);
+    let bytes_per_second = table.get_or("bytes_per_second", bytes, |value| {
+        let size = value.size(KIB..=1024 * GIB)?;
+        NonZeroU64::new(size).ok_or_else(|| value.wrong("must not be 0"))
+    });
+    let memory_max = table.get_or("memory_max", 2 * GIB, |v| v.size(16 * MIB..=1024 * GIB));
+    let descriptors_reserve = table.get_or("descriptors_reserve", 64, |v| v.count(0..=COUNT_MAX));
+    table.finish();
+    Ok(limits::Settings {
+        knocks_per_second: knocks_per_second?,
+        knocks_burst: knocks_burst?,
+        sources_max: sources_max?,
+        handshakes_max: handshakes_max?,
+        flows_per_second: flows_per_second?,
+        flows_burst: flows_burst?,
+        flows_per_device_max: flows_per_device_max?,
+        flows_max: flows_max?,
+        bytes_per_second: bytes_per_second?,
+        devices_max: devices_max?,
+        memory_max: memory_max?,
+        descriptors_reserve: descriptors_reserve?,
+    })
+}
+
+pub(super) fn log(mut table: Table<'_>) -> Read<telemetry::Settings> {
+    use telemetry::Format::{Json, Text};
+    let format = table.get_or("format", Json, |v| v.one_of(&[("json", Json), ("text", Text)]));
+    let filter = table.get_or("filter", "info".to_owned(), |value| {
+        let text = value.words()?;
+        match telemetry::check_filter(text) {
+            Ok(()) => Ok(text.to_owned()),
+            Err(e) => Err(value.wrong(format!("is `{}`: {e}", cut(text)))),
+        }
+    });
+    table.finish();
+    Ok(telemetry::Settings { format: format?, filter: filter? })
+}
+
+pub(super) fn drain(mut table: Table<'_>) -> Read<Duration> {
+    let longest = Duration::from_secs(24 * 3600);
+    let timeout = table.get_or("timeout", Duration::from_secs(30), |v| v.duration(Duration::ZERO..=longest));
+    table.finish();
+    timeout
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// Most of anything that is counted.
+const COUNT_MAX: u64 = 10_000_000;
+/// Most names in `[admin] hosts`.
+const HOSTS_MAX: usize = 64;
+const SOCKET: &str = "countersign.sock";
