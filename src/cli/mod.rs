@@ -5,7 +5,7 @@ pub mod ca;
 pub mod config;
 pub mod demo;
 pub mod device;
-// pub mod policy;
+pub mod policy;
 pub mod run;
 pub mod status;
 
@@ -37,9 +37,10 @@ enum Command {
     /// Check the configuration, show what it comes to, or print an example
     Config(config::ConfigArgs),
     /// Check, test and explain the policy
-    // Policy(policy::PolicyArgs),
+    Policy(policy::Args),
     /// Read and verify the audit log
-    // Audit(audit::AuditArgs),
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Show what a running sidecar is and does
     Status(status::StatusArgs),
     /// Have a running sidecar read its policy and certificates again
@@ -56,8 +57,12 @@ pub fn main() -> ExitCode {
         Command::Ca(args) => told(|out| ca::run(&args, Timestamp::now(), out)),
         Command::Device(args) => told(|out| device::run(&args, Timestamp::now(), out)),
         Command::Config(args) => config::run(&args),
-        // Command::Policy(args) => policy::run(&args),
-        // Command::Audit(args) => audit::run(&args),
+        Command::Policy(args) => {
+            let done =
+                policy::run(&args, Timestamp::now(), &mut io::stdout().lock(), &mut io::stderr().lock());
+            done.map_or(ExitCode::FAILURE, ExitCode::from)
+        }
+        Command::Audit(args) => audit::run(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),
         Command::Drain(args) => status::drain(&args),

@@ -190,14 +190,9 @@ impl Metrics {
         self.0.audit_dropped.inc_by(entries);
     }
 
-    /// A session with a peer began.
-    pub fn session_opened(&self) {
-        self.0.sessions_active.inc();
-    }
-
-    /// A session with a peer ended.
-    pub fn session_closed(&self) {
-        self.0.sessions_active.dec();
+    /// So many sessions with peers live now.
+    pub fn sessions(&self, count: usize) {
+        self.0.sessions_active.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// When this device's certificate expires.
@@ -364,9 +359,7 @@ mod tests {
         metrics.policy_reloaded(Outcome::Failed);
         metrics.audit_appended(3);
         metrics.audit_dropped(2);
-        metrics.session_opened();
-        metrics.session_opened();
-        metrics.session_closed();
+        metrics.sessions(1);
         metrics.certificate_expires(Timestamp::from_secs(1_700_000_000));
         metrics.crl_expires(Some(Timestamp::from_secs(1_600_000_000)));
         metrics.handshake(None);
