@@ -237,7 +237,7 @@ proptest! {
 }
 
 #[test]
-#[ignore = "prints rates, for `cargo test --release`"]
+#[ignore = "needs a quiet machine: prints rates, for `cargo test --release`"]
 fn how_fast_it_is() {
     let mut bench = Bench::new();
     bench.settings.queue_max = 16_384;

@@ -116,17 +116,19 @@ impl Slot {
     }
 }
 
-/// When trying again makes sense after a refusal of this room; `None` for reasons of other rooms.
+/// When trying again makes sense after a refusal for want of room or rate; `None` for any other reason.
 ///
 /// Rates are whole numbers per second, so one more fits within a second. When a place is free again nobody knows.
 pub fn retry_after(reason: Reason) -> Option<Duration> {
     match reason {
         Reason::KnockLimited | Reason::RateLimited => Some(RETRY_RATE),
-        Reason::DescriptorsExhausted
+        Reason::AdminLimited
+        | Reason::DescriptorsExhausted
         | Reason::FlowsExhausted
         | Reason::FlowsLimited
         | Reason::HandshakesLimited
-        | Reason::MemoryExhausted => Some(RETRY_PLACE),
+        | Reason::MemoryExhausted
+        | Reason::StreamsExhausted => Some(RETRY_PLACE),
         _ => None,
     }
 }
@@ -229,14 +231,11 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_of_this_room_says_when_to_try_again() {
+    fn every_refusal_for_want_of_room_or_rate_says_when_to_try_again() {
         for reason in Reason::ALL {
             let ours = retry_after(*reason).is_some();
             let code = reason.code();
-            assert_eq!(
-                ours,
-                code.ends_with("_limited") || (code.ends_with("_exhausted") && code != "streams_exhausted")
-            );
+            assert_eq!(ours, code.ends_with("_limited") || code.ends_with("_exhausted"), "{code}");
         }
     }
 
