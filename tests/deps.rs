@@ -1,5 +1,11 @@
 //! Holds `deny.toml`: no banned crate, no licence off the list, no source but crates.io.
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test tells by panicking")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test tells by panicking"
+)]
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -66,7 +66,7 @@ async fn exchange(socket: &Path, method: Method, path: &str) -> Result<(u16, Str
         .header(HOST, "localhost")
         .body(Empty::<Bytes>::new())
         .map_err(|_| ClientError::Path { path: path.to_owned() })?;
-    let stream = tokio::net::UnixStream::connect(socket)
+    let stream = crate::net::connect_unix(socket, TIMEOUT)
         .await
         .map_err(|error| ClientError::Connect { socket: socket.to_owned(), error })?;
     let broken = |detail: String| ClientError::Answer { socket: socket.to_owned(), detail };

@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
-
 use crate::channel::Session;
 use crate::model::{Authority, Host, Reason};
 use crate::net::{self, BoxStream, SocketOptions, Target};
@@ -53,11 +51,7 @@ async fn service(rooms: &Rooms, inbound: &Inbound) -> Result<Far, ExitError> {
     let timeout = inbound.connect_timeout;
     let stream = match &inbound.target {
         Target::Tcp(authority) => tcp(authority, &rooms.own_doors, timeout).await?,
-        Target::Unix(path) => {
-            let connected = tokio::time::timeout(timeout, UnixStream::connect(path)).await;
-            let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            connected.map_err(|e| connect_error(&e))?.into()
-        }
+        Target::Unix(path) => net::connect_unix(path, timeout).await.map_err(|e| connect_error(&e))?.into(),
     };
     Ok(Far { stream, session: None, target: inbound.target.to_string() })
 }

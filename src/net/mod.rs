@@ -8,5 +8,5 @@ mod socket;
 mod stream;
 
 pub use head::{HeadError, read_head};
-pub use socket::{Accepted, Listener, SocketOptions, Target, TargetError, UnixMode, connect};
+pub use socket::{Accepted, Listener, SocketOptions, Target, TargetError, UnixMode, connect, connect_unix};
 pub use stream::{Answer, BoxFuture, BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf, from_io};

@@ -244,6 +244,15 @@ pub async fn connect(addr: SocketAddr, options: SocketOptions, timeout: Duration
     Ok(stream)
 }
 
+/// Connects to a Unix socket.
+///
+/// # Errors
+/// The kernel's; `TimedOut` after `timeout`.
+pub async fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let connected = tokio::time::timeout(timeout, UnixStream::connect(path)).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 impl From<TcpStream> for BoxStream {
     fn from(stream: TcpStream) -> Self {
         let (read, write) = stream.into_split();

@@ -40,7 +40,8 @@ fn judge(request: &httparse::Request<'_, '_>) -> Result<ConnectRequest, Reason> 
     if request.method != Some("CONNECT") {
         return Err(Reason::MethodNotAllowed);
     }
-    if request.version != Some(1) {
+    // HTTP/1.0 too: Python's http.client and others still say so in a CONNECT, and a tunnel needs nothing newer.
+    if !matches!(request.version, Some(0 | 1)) {
         return Err(Reason::RequestMalformed);
     }
     let named = |name: &str| request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case(name)).count();
@@ -116,8 +117,12 @@ mod tests {
     }
 
     #[test]
-    fn http_1_0_is_malformed() {
-        assert_eq!(check("CONNECT orders:443 HTTP/1.0\r\n\r\n"), "request_malformed");
+    fn http_1_0_will_do_and_a_version_unknown_will_not() {
+        assert_eq!(
+            check("CONNECT orders:443 HTTP/1.0\r\n\r\n"),
+            check("CONNECT orders:443 HTTP/1.1\r\n\r\n")
+        );
+        assert_eq!(check("CONNECT orders:443 HTTP/1.2\r\n\r\n"), "request_malformed");
     }
 
     #[test]

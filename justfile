@@ -1,0 +1,42 @@
+# The commands of this repository. `just` comes with `cargo install just`; CI (.ci/run) does without it.
+
+# Everything quick: before every commit
+check: fmt-check lint test
+
+# cargo test holds the floors (tests/tidy.rs) and the dependencies (tests/deps.rs), too
+test:
+    cargo test --locked
+
+fmt:
+    cargo fmt --all
+
+fmt-check:
+    cargo fmt --all --check
+
+lint:
+    cargo clippy --locked --all-targets -- -D warnings
+
+# Needs `cargo install cargo-deny` and the network: the same lists as tests/deps.rs, and advisories
+deny:
+    cargo deny check
+
+# curl, nginx and PostgreSQL through two sidecars; installs what is missing, so it wants root
+test-peers:
+    .ci/peers
+    cargo test --locked --release --test it -- --ignored peers
+
+# Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
+fuzz seconds="60" *targets="":
+    .ci/fuzz {{seconds}} {{targets}}
+
+# Honest traffic and intruders on one machine
+demo *args="":
+    cargo run --locked --release -- demo {{args}}
+
+# Writes the generated tables of the documents
+docs:
+    COUNTERSIGN_WRITE_DOCS=1 cargo test --locked --test tidy
+
+# What CI runs
+ci:
+    .ci/run
