@@ -1,15 +1,12 @@
 //! Programs that nobody here wrote, unmodified, through two sidecars: `just test-peers`.
 
-use std::fs::File;
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
@@ -201,10 +198,7 @@ async fn a_gibibyte_arrives_whole_while_200_flows_live_and_one_of_them_stalls() 
     let (mut unstalled, before) = measure(flows, stall / 4).await;
 
     stalled.write_all(b"s").await.unwrap();
-    let (during, flows) = {
-        let (during, flows) = measure(before, stall).await;
-        (during, flows)
-    };
+    let (during, flows) = measure(before, stall).await;
     let since = Instant::now();
     let arrived = tokio::task::spawn_blocking(move || download(files)).await.unwrap();
     let rate = 1074.0 / since.elapsed().as_secs_f64();
@@ -324,36 +318,19 @@ fn ms(time: Duration) -> f64 {
 }
 
 /// Puts 1 GiB of noise before nginx; gives its SHA-256.
-fn gibibyte(nginx: &Foreign) -> [u8; 32] {
-    let mut file = File::create(nginx.www().join("gibibyte")).unwrap();
-    let (mut sum, mut block) = (Sha256::new(), vec![0u8; 1024 * 1024]);
-    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    for _ in 0..1024 {
-        for word in block.chunks_exact_mut(8) {
-            seed ^= seed << 13;
-            seed ^= seed >> 7;
-            seed ^= seed << 17;
-            word.copy_from_slice(&seed.to_le_bytes());
-        }
-        sum.update(&block);
-        file.write_all(&block).unwrap();
-    }
-    sum.finalize().into()
+fn gibibyte(nginx: &Foreign) -> String {
+    let noise = "openssl enc -aes-128-ctr -K 00 -iv 00 -in /dev/zero 2>/dev/null | head -c 1073741824";
+    sha256(&format!("{noise} | tee '{}'", nginx.www().join("gibibyte").display()))
 }
 
 /// Has curl fetch it; gives the SHA-256 of what came.
-fn download(addr: SocketAddr) -> [u8; 32] {
-    let mut curl = Command::new("curl")
-        .args(["-sS", "--fail", "--max-time", "300"])
-        .arg(format!("http://{addr}/gibibyte"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (mut out, mut sum) = (curl.stdout.take().unwrap(), Sha256::new());
-    let mut buffer = vec![0; 256 * 1024];
-    while let Ok(len @ 1..) = out.read(&mut buffer) {
-        sum.update(&buffer[..len]);
-    }
-    assert!(curl.wait().unwrap().success());
-    sum.finalize().into()
+fn download(addr: SocketAddr) -> String {
+    sha256(&format!("curl -sS --fail --max-time 300 http://{addr}/gibibyte"))
+}
+
+/// The SHA-256 of what a shell command prints.
+fn sha256(command: &str) -> String {
+    let done = Command::new("sh").args(["-c", &format!("{command} | sha256sum")]).output().unwrap();
+    assert!(done.status.success() && done.stderr.is_empty(), "{command}: {done:?}");
+    stdout(&done)
 }

@@ -221,9 +221,10 @@ fn run_command(dir: &Path) -> Command {
     command
 }
 
-/// The binary under test.
+/// The binary under test; `COUNTERSIGN_BIN` names another one, such as a release build.
 pub fn binary() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_countersign"))
+    let other = std::env::var_os("COUNTERSIGN_BIN").filter(|path| !path.is_empty());
+    Command::new(other.unwrap_or_else(|| env!("CARGO_BIN_EXE_countersign").into()))
 }
 
 /// Writes a file beside its place and renames it over.
