@@ -56,12 +56,12 @@ async fn a_device_with_its_most_flows_is_refused_and_the_living_go_on() {
     server.wrote("deny", "flows_limited").await;
 }
 
-/// A sidecar that opens two connections of two streams each, and an HTTP CONNECT door.
-async fn narrow(yard: &Yard, door: SocketAddr) -> (Sidecar, SocketAddr) {
+/// A sidecar that opens so many connections of so many streams each, and an HTTP CONNECT door.
+async fn narrow(yard: &Yard, door: SocketAddr, connections: u32, streams: u32) -> (Sidecar, SocketAddr) {
     let proxy = free_addr();
     let more = format!(
         "\n[[capture]]\nmode = \"connect\"\nlisten = \"{proxy}\"\n\n\
-         [channel]\nconnections_max = 2\nstreams_max = 2\n"
+         [channel]\nconnections_max = {connections}\nstreams_max = {streams}\n"
     );
     let (web, _) = yard.web(door, &more).await;
     (web, proxy)
@@ -84,7 +84,7 @@ async fn a_second_connection_is_opened_when_the_first_is_full_and_past_the_last_
     let orders = Service::echo().await;
     let yard = Yard::new();
     let (_server, door) = yard.server(&orders.addr.to_string(), "").await;
-    let (web, proxy) = narrow(&yard, door).await;
+    let (web, proxy) = narrow(&yard, door, 2, 2).await;
     let mut living = Vec::new();
     for sessions in [1, 1, 2, 2] {
         let (status, _, flow) = through(proxy).await;
@@ -110,9 +110,9 @@ async fn as_many_flows_at_once_as_there_are_places_all_get_one() {
     let orders = Service::echo().await;
     let yard = Yard::new();
     let (_server, door) = yard.server(&orders.addr.to_string(), "").await;
-    let (web, proxy) = narrow(&yard, door).await;
+    let (web, proxy) = narrow(&yard, door, 8, 4).await;
     for _ in 0..10 {
-        let mut asking: JoinSet<_> = (0..4).map(|_| through(proxy)).collect();
+        let mut asking: JoinSet<_> = (0..32).map(|_| through(proxy)).collect();
         let mut living = Vec::new();
         while let Some(answered) = asking.join_next().await {
             let (status, head, flow) = answered.unwrap();
@@ -155,6 +155,26 @@ async fn a_log_that_cannot_be_written_lets_nothing_new_start_until_it_can() {
     std::fs::rename(&aside, &audit).unwrap();
     until("the log works again", async || (ask().await.said().0 == 200).then_some(())).await;
     assert_eq!(server.ask(Method::GET, "/readyz").await.unwrap().0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_out_of_descriptors_refuses_new_flows_and_keeps_the_living() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let (server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let web = yard.issue("web-1");
+    let mut living = Client::connect(door, &web).await.ask("orders:80").await.flow();
+    let shared = H2Client::connect(door, &web).await;
+    let ask = async || shared.ask("orders:80").await.map(|(status, reason, ..)| (status, reason)).unwrap();
+    assert_eq!(ask().await.0, 200);
+    let before = server.descriptors_max(50);
+    let refused = until("a refusal", async || Some(ask().await).filter(|(status, _)| *status != 200)).await;
+    assert_eq!(refused, (503, "descriptors_exhausted".to_owned()));
+    assert_eq!(server.ask(Method::GET, "/readyz").await.unwrap().0, 503);
+    assert!(echoes(&mut living).await, "a living flow was not kept");
+    server.descriptors_max(before);
+    until("new flows pass again", async || (ask().await.0 == 200).then_some(())).await;
+    server.wrote("deny", "descriptors_exhausted").await;
 }
 
 #[test]

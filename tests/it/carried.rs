@@ -3,12 +3,13 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
-use crate::support::{Client, Service, Yard, echo, ending, within};
+use crate::support::{Client, Service, Sidecar, Yard, echo, ending, within};
 
 /// Breaks a connection off: closing with linger 0 sends RST.
 fn break_off(stream: TcpStream) {
@@ -156,4 +157,24 @@ async fn unix_sockets_do_on_both_sides_and_the_callers_uid_is_a_policy_fact() {
     let deny = web.wrote("deny", "policy_denied").await;
     assert_eq!(deny["rule"], "not-this-user");
     assert_eq!(deny["source"], format!("uid:{uid}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_flow_after_the_other_sidecar_came_back_finds_it() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let (mut server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let (_web, app) = yard.web(door, "").await;
+    for signal in [Signal::TERM, Signal::KILL] {
+        let mut flow = TcpStream::connect(app).await.unwrap();
+        echo(&mut flow).await;
+        flow.shutdown().await.unwrap();
+        assert_eq!(ending(&mut flow).await, None);
+        server.signal(signal);
+        server.ended().await;
+        let dir = server.dir.clone();
+        drop(server);
+        server = Sidecar::start(&dir).await;
+        echo(&mut TcpStream::connect(app).await.unwrap()).await;
+    }
 }

@@ -4,7 +4,9 @@ use std::fs;
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Sidecar, Yard, free_addr};
+use rustix::process::Signal;
+
+use crate::support::{Sidecar, Yard, free_addr, until};
 
 /// What a start that must fail says, and its exit code.
 fn refused(yard: &Yard, args: &[&str]) -> (Option<i32>, String) {
@@ -29,6 +31,22 @@ fn a_sidecar_leaves_with_its_app_and_the_apps_exit_code() {
     }
     let (ended, said) = refused(&yard, &["--", "/no/such/app"]);
     assert_eq!(ended, Some(1), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_is_asked_to_end_when_its_sidecar_is() {
+    let (yard, _) = furnished();
+    let dir = yard.path().join("server-1");
+    let script = format!(
+        "trap 'echo asked > {0}/app; exit 3' TERM; echo up > {0}/app; sleep 60 & wait",
+        dir.display()
+    );
+    let mut sidecar = Sidecar::spawn(&dir, &["--", "sh", "-c", &script]);
+    let app = async || fs::read_to_string(dir.join("app")).unwrap_or_default();
+    until("the app runs", async || (app().await == "up\n").then_some(())).await;
+    sidecar.signal(Signal::TERM);
+    assert_eq!(sidecar.ended().await.code(), Some(0));
+    assert_eq!(app().await, "asked\n");
 }
 
 #[test]
