@@ -208,6 +208,8 @@ const DECIDERS: &[&str] = &["analyser", "limits", "policy", "protocols", "schedu
 const LOOKERS: &[&str] = &["limits/sample.rs", "policy/files.rs"];
 /// Files outside `net` that connect a socket, each for a reason of its own.
 const SOCKETS_APART: &[&str] = &[
+    // The commands' side of the admin socket; it is no part of a running sidecar.
+    "console/client.rs",
     // The local service's Unix socket; it has no option that `net` would set.
     "flow/exit.rs",
 ];
