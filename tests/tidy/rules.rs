@@ -348,6 +348,17 @@ mod tests {
     }
 
     #[test]
+    fn files_and_declarations_belong_together() {
+        let lost = said("channel/b.rs", "//! A file nobody declares.\n");
+        assert!(
+            lost.len() == 1 && lost.iter().all(|s| s.contains("src/channel/b.rs: no `mod` leads")),
+            "{lost:?}"
+        );
+        caught("main.rs", "//! The command.\nmod gone;\n", "src/gone.rs: declared by a `mod`");
+        caught("channel/a.rs", "//! A file.\nmod gone;\n", "src/channel/a/gone.rs: declared by a `mod`");
+    }
+
+    #[test]
     fn the_root_and_main_stay_empty() {
         for line in ["pub use model::X;", "fn f();", "pub mod x { }"] {
             let told = said("lib.rs", &format!("//! The root.\n{line}\n"));
