@@ -31,6 +31,10 @@ impl FromStr for Target {
             Some("") => Err(TargetError::Path),
             Some(path) if path.len() > UNIX_PATH_MAX || path.contains('\0') => Err(TargetError::Path),
             Some(path) => Ok(Self::Unix(path.into())),
+            // `UNIX:1` is no host called unix: written back it would be a path.
+            None if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:")) => {
+                Err(TargetError::Path)
+            }
             None => Ok(Self::Tcp(text.parse()?)),
         }
     }
@@ -428,6 +432,15 @@ mod tests {
         for text in ["", "unix:", "orders", &format!("unix:/{}", "a".repeat(UNIX_PATH_MAX))] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
+    }
+
+    /// Found by the fuzz target `authority`: `UNIX:1` was the host `unix`, and the path `1` once written and read again.
+    #[test]
+    fn a_host_is_never_taken_for_a_scheme() {
+        for text in ["UNIX:1", "Unix:8080", "uNIX:/run/a.sock"] {
+            assert_eq!(text.parse::<Target>(), Err(TargetError::Path), "{text}");
+        }
+        assert!(matches!("unix.example.org:1".parse(), Ok(Target::Tcp(_))));
     }
 
     #[tokio::test]
