@@ -19,7 +19,7 @@ use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
 use super::settings::Settings;
 use crate::identity::{self, Identity};
 use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
-use crate::net::{Accepted, Answer, BoxFuture, BoxStream, Listener, SocketOptions, StreamError};
+use crate::net::{Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, SocketOptions, StreamError};
 use crate::protocols;
 
 /// One CONNECT at the peers' door.
@@ -61,11 +61,11 @@ pub struct PeersDoor {
 
 /// Takes connections until `drain` turns true; living sessions then get a GOAWAY and end with their last flow.
 pub async fn serve(door: Arc<PeersDoor>, listener: Listener, drain: watch::Receiver<bool>) {
-    let mut stop = drain.clone();
+    let (mut stop, mut patience) = (drain.clone(), Patience::default());
     loop {
         let accepted = tokio::select! {
             () = until_true(&mut stop) => return,
-            accepted = listener.accept_patiently(SocketOptions::default()) => accepted,
+            accepted = listener.accept_patiently(SocketOptions::default(), &mut patience) => accepted,
         };
         let Accepted::Tcp(tcp, remote) = accepted else { continue };
         match door.keeper.knock(remote.ip()) {

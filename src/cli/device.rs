@@ -68,7 +68,8 @@ pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(),
     writeln!(out, "`{}` in `{}`", issued.id, args.out.display())?;
     writeln!(out, "  serial {}", issued.serial)?;
     writeln!(out, "  until  {}", issued.not_after)?;
-    if issued.not_after < now.plus(args.ttl) {
+    // notAfter has whole seconds.
+    if issued.not_after.as_secs() < now.plus(args.ttl).as_secs() {
         writeln!(out, "note: it ends with the issuing CA, sooner than asked for")?;
     }
     writeln!(

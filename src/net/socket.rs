@@ -194,22 +194,6 @@ impl Listener {
     }
 }
 
-impl Listener {
-    /// Takes the next connection, however long that takes: when descriptors run out it waits a little and tries
-    /// again, so that the living can finish; a connection that was gone before it was taken is passed over.
-    pub async fn accept_patiently(&self, options: SocketOptions) -> Accepted {
-        loop {
-            match self.accept(options).await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::warn!(%error, door = self.name(), "a connection could not be taken");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
 impl Drop for Listener {
     fn drop(&mut self) {
         if let Self::Unix(_, path) = self {
@@ -409,8 +393,6 @@ impl<W: WriteSocket> WriteHalf for SocketWrite<W> {
     }
 }
 
-/// Pause after a connection could not be taken: bounds both the work and the log lines of a full house.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
