@@ -42,7 +42,9 @@ impl Outcome {
         match self {
             Self::In(_) => "let in".into(),
             Self::Refused { status, .. } => format!("refused with {status}"),
-            Self::Broken(why) => format!("broken off: {why}"),
+            Self::Broken(why) => {
+                format!("broken off: {}", why.strip_prefix("received fatal alert: ").unwrap_or(why))
+            }
         }
     }
 }
