@@ -302,8 +302,8 @@ async fn reason_of(audit: &Path, before: usize, kind: &str, expected: &str) -> S
     let mut newest = String::new();
     // Entries are written in groups: give the one that counts its time.
     for _ in 0..40 {
-        for entry in entries(audit).into_iter().skip(before).filter(|e| e["kind"] == kind) {
-            match entry["reason"].as_str() {
+        for entry in entries(audit).iter().skip(before).filter(|e| text(e, "kind") == Some(kind)) {
+            match text(entry, "reason") {
                 Some(reason) if reason == expected => return reason.to_string(),
                 Some(reason) => newest = reason.to_string(),
                 None => {}
@@ -312,6 +312,10 @@ async fn reason_of(audit: &Path, before: usize, kind: &str, expected: &str) -> S
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     newest
+}
+
+fn text<'e>(entry: &'e Value, key: &str) -> Option<&'e str> {
+    entry.get(key).and_then(Value::as_str)
 }
 
 /// Every entry of a log, as JSON.
