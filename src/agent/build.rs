@@ -42,6 +42,16 @@ pub(super) struct Bound {
     pub admin_unix: Listener,
 }
 
+impl Bound {
+    /// What is open, and where, for the log.
+    pub fn all(&self) -> Vec<(&'static str, String)> {
+        let peers = self.peers.iter().map(|l| ("peers", l.name()));
+        let local = self.local.iter().map(|l| ("local", l.name()));
+        let admin = self.admin_tcp.iter().chain([&self.admin_unix]).map(|l| ("admin", l.name()));
+        peers.chain(local).chain(admin).collect()
+    }
+}
+
 /// Builds every room.
 pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError> {
     let mut found = Vec::new();

@@ -79,3 +79,6 @@ fn told<E: std::fmt::Display>(command: impl FnOnce(&mut dyn Write) -> Result<(),
         }
     }
 }
+
+/// Exit code of a command that was given something wrong.
+const MISTAKEN: u8 = 2;
