@@ -68,7 +68,7 @@ pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(),
     writeln!(out, "`{}` in `{}`", issued.id, args.out.display())?;
     writeln!(out, "  serial {}", issued.serial)?;
     writeln!(out, "  until  {}", issued.not_after)?;
-    // notAfter has whole seconds.
+    // A certificate ends on a whole second.
     if issued.not_after.as_secs() < now.plus(args.ttl).as_secs() {
         writeln!(out, "note: it ends with the issuing CA, sooner than asked for")?;
     }
@@ -175,6 +175,18 @@ mod tests {
         let identity = Identity::load(&settings, now).unwrap();
         assert_eq!(identity.id().device_name(), Some("web-1"));
         assert_eq!(identity.not_after(), now.plus(Duration::from_secs(86_400)));
+    }
+
+    #[test]
+    fn only_an_end_that_was_cut_to_the_issuing_cas_is_told() {
+        let (dir, made) = made();
+        let note =
+            |now, ttl| play(&format!("--name web-1 --ttl {ttl}"), dir.path(), now).unwrap().contains("note");
+        // In the middle of a second: what X.509 cannot say is no shortening.
+        let now = Timestamp::from_millis(made.as_millis() + 744);
+        assert!(!note(now, "1h"));
+        let late = made.plus(Duration::from_secs(360 * 86_400));
+        assert!(note(late, "30d"));
     }
 
     #[test]
