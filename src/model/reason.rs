@@ -236,6 +236,58 @@ reasons! {
     ReloadFailed "reload_failed" 409 "proxy_configuration_error"
         "what is there cannot be loaded, so what ran before goes on"
         "mend the named files, then reload again";
+    /// More joins at once than the authority takes.
+    JoinLimited "join_limited" 503 "connection_limit_reached"
+        "the authority is busy with other joins"
+        "run the same `countersign join` again";
+    /// No authority here.
+    JoinUnavailable "join_unavailable" 403 "http_request_denied"
+        "this sidecar is no authority, so nobody can join here"
+        "join at the sidecar that has `[authority]`, or make a new token with its address";
+    /// Something else than joining at the joining door.
+    JoinDoorOnly "join_door_only" 403 "http_request_denied"
+        "this door serves joining and nothing else"
+        "show a device certificate, or join with `countersign join`";
+    /// The approval queue holds it.
+    JoinPending "join_pending" 503 "http_request_denied"
+        "an administrator has not approved this device yet"
+        "ask for `countersign device approve NAME` at the authority, then join again with the same token";
+    /// The administrator said no.
+    JoinDenied "join_denied" 403 "http_request_denied"
+        "an administrator denied this device"
+        "ask the administrator of the authority for a new token";
+    /// The request names another device than the token.
+    JoinNameMismatch "join_name_mismatch" 403 "http_request_denied"
+        "the certificate request is for another name than the token"
+        "ask for a token of that name: `countersign device invite --name NAME`";
+    /// No certificate request that can be used.
+    JoinCsrInvalid "join_csr_invalid" 400 "http_request_error"
+        "the certificate request is broken, or its signature is"
+        "remove `join-state` of the `--out` folder and join again with a new token";
+    /// Another request than the one the token was used for first.
+    JoinCsrChanged "join_csr_changed" 403 "http_request_denied"
+        "the token was used before with another key"
+        "join from the folder that began, or deny this one and make a new token; if nobody began, the token was stolen";
+    /// The acknowledgement is not of the new key.
+    JoinAckInvalid "join_ack_invalid" 403 "http_request_denied"
+        "the acknowledgement is not signed by the key of the new certificate"
+        "join again with the same token from the folder that began";
+    /// No such token, or its secret is not proven.
+    TokenUnknown "token_unknown" 403 "http_request_denied"
+        "the authority does not know this token"
+        "make a new one: `countersign device invite --name NAME`";
+    /// Used up.
+    TokenSpent "token_spent" 403 "http_request_denied"
+        "the token was used already"
+        "make a new one, and find out who used it: `countersign audit tail`";
+    /// Past its end.
+    TokenExpired "token_expired" 403 "http_request_denied"
+        "the token has expired"
+        "make a new one, and compare the clocks of both hosts";
+    /// Of another authority or CA.
+    TokenForeign "token_foreign" 403 "http_request_denied"
+        "the token was made for another authority"
+        "make one with the SPIFFE ID of this authority: `countersign device invite --authority-id ID`";
     /// Our own mistake.
     Internal "internal_error" 500 "proxy_internal_error"
         "something went wrong inside this sidecar"
