@@ -139,6 +139,7 @@ fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mps
             settings: config.channel.clone(),
             sessions: sessions.clone(),
             keeper: keeper.clone(),
+            join: None,
         };
         tokio::spawn(channel::serve(Arc::new(door), listener, drain.subscribe()));
     }
