@@ -139,7 +139,7 @@ impl Enrolment {
             .map_err(|_| EnrolError::Given { what: "chain", why: "does not read" })?;
         Ok(Joined {
             leaf_der: leaf.clone(),
-            issuing_public_key: issuing.public_key().subject_public_key.data.to_vec(),
+            issuing_spki: issuing.public_key().raw.to_vec(),
             issued: Issued {
                 leaf_pem: given.chain_pem.clone(),
                 key_pem: self.key.serialize_pem(),
@@ -171,8 +171,8 @@ pub struct Gift {
 pub struct Joined {
     /// The leaf, DER.
     pub leaf_der: CertificateDer<'static>,
-    /// The issuing CA's public key (an uncompressed P-256 point): device records are signed with it.
-    pub issuing_public_key: Vec<u8>,
+    /// The issuing CA's DER SubjectPublicKeyInfo: device records are signed with its key.
+    pub issuing_spki: Vec<u8>,
     /// For `install`.
     pub issued: Issued,
 }
