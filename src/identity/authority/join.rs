@@ -122,14 +122,14 @@ pub struct JoinRefused {
 pub fn decide(own: &Own, invite: Option<&Invite>, ask: &Ask, now: Timestamp) -> Result<Step, JoinRefused> {
     let no = |reason, detail: &str| Err(JoinRefused { reason, detail: detail.into() });
     if ask.authority != own.id || ask.root_spki_sha256 != own.root_spki_sha256 {
-        return no(Reason::TokenForeign, "the token names another authority or root");
+        return no(Reason::JoinTokenForeign, "the token names another authority or root");
     }
-    let Some(invite) = invite else { return no(Reason::TokenUnknown, "no such token") };
+    let Some(invite) = invite else { return no(Reason::JoinTokenUnknown, "no such token") };
     if !invite.key.proves(&ask.exporter, &ask.csr, &ask.proof) {
-        return no(Reason::TokenUnknown, "the secret of the token is not proven");
+        return no(Reason::JoinTokenUnknown, "the secret of the token is not proven");
     }
     if invite.authority != own.id {
-        return no(Reason::TokenForeign, "the invite was made for another authority");
+        return no(Reason::JoinTokenForeign, "the invite was made for another authority");
     }
     if ask.name != invite.name {
         return no(Reason::JoinNameMismatch, "it asks for another name than the token's");
@@ -138,7 +138,7 @@ pub fn decide(own: &Own, invite: Option<&Invite>, ask: &Ask, now: Timestamp) -> 
     let csr = check_csr(&ask.csr, &expected)?;
     let first_in_time = || match now < invite.expires_at {
         true => Ok(()),
-        false => no(Reason::TokenExpired, "it was not used before its end").map(drop),
+        false => no(Reason::JoinTokenExpired, "it was not used before its end").map(drop),
     };
     let changed = || no(Reason::JoinCsrChanged, "the token is bound to another request");
     match &invite.state {
@@ -156,16 +156,16 @@ pub fn decide(own: &Own, invite: Option<&Invite>, ask: &Ask, now: Timestamp) -> 
         InviteState::Pending(asked) | InviteState::Approved(asked)
             if now > asked.at.plus(PENDING_MAX).max(invite.expires_at) =>
         {
-            no(Reason::TokenExpired, "it waited too long for an administrator")
+            no(Reason::JoinTokenExpired, "it waited too long for an administrator")
         }
         InviteState::Pending(_) => Ok(Step::Wait),
         InviteState::Approved(_) => Ok(Step::Issue(csr)),
         InviteState::Spent(given) if given.csr_sha256 != csr.sha256 => {
-            no(Reason::TokenSpent, "spent, and now shown with another request")
+            no(Reason::JoinTokenSpent, "spent, and now shown with another request")
         }
         InviteState::Issued(given) if given.csr_sha256 != csr.sha256 => changed(),
         InviteState::Issued(given) | InviteState::Spent(given) if now >= given.not_after => {
-            no(Reason::TokenSpent, "the certificate it gave has ended")
+            no(Reason::JoinTokenSpent, "the certificate it gave has ended")
         }
         InviteState::Issued(given) | InviteState::Spent(given) => Ok(Step::Again(given.clone())),
     }
@@ -353,7 +353,7 @@ pub fn acknowledge(
         })?;
     let folder = Folder::open_patiently(&settings.ca)?;
     let Some(mut invite) = invites::find(&folder, granted.token)? else {
-        return Err(JoinRefused { reason: Reason::TokenUnknown, detail: "the invite is gone".into() });
+        return Err(JoinRefused { reason: Reason::JoinTokenUnknown, detail: "the invite is gone".into() });
     };
     match invite.state {
         InviteState::Issued(given) if given.serial == granted.serial => {
