@@ -134,7 +134,7 @@ fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartEr
 
 /// Serves at every door.
 fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mpsc::Sender<()>) {
-    let Built { rooms, identity, sessions, knocks, handshakes, drain, .. } = built;
+    let Built { rooms, identity, sessions, knocks, handshakes, drain, join, .. } = built;
     let keeper =
         Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id().clone(), knocks, handshakes });
     for (door, listener) in bound.all() {
@@ -146,6 +146,7 @@ fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mps
             settings: config.channel.clone(),
             sessions: sessions.clone(),
             keeper: keeper.clone(),
+            join,
         };
         tokio::spawn(channel::serve(Arc::new(door), listener, drain.subscribe()));
     }
