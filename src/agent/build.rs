@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::audit::{self, Log};
 use crate::capture::{self, OpenDoor};
-use crate::channel::Sessions;
+use crate::channel::{JoinDoor, Sessions};
 use crate::config::Config;
 use crate::flow::{Rooms, Table};
 use crate::identity::Identity;
@@ -32,6 +32,8 @@ pub(super) struct Built {
     pub handshakes: Handshakes,
     pub opened: audit::Opened,
     pub drain: watch::Sender<bool>,
+    /// The joining door, when this sidecar is the authority.
+    pub join: Option<JoinDoor>,
 }
 
 /// The sockets, bound; nobody is served yet.
@@ -40,6 +42,16 @@ pub(super) struct Bound {
     pub local: Vec<OpenDoor>,
     pub admin_tcp: Option<Listener>,
     pub admin_unix: Listener,
+}
+
+impl Bound {
+    /// What is open, and where, for the log.
+    pub fn all(&self) -> Vec<(&'static str, String)> {
+        let peers = self.peers.iter().map(|l| ("peers", l.name()));
+        let local = self.local.iter().map(|l| ("local", l.name()));
+        let admin = self.admin_tcp.iter().chain([&self.admin_unix]).map(|l| ("admin", l.name()));
+        peers.chain(local).chain(admin).collect()
+    }
 }
 
 /// Builds every room.
@@ -67,9 +79,12 @@ pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError
         metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
         drain: draining,
     };
+    let rooms = Arc::new(rooms);
+    let join = super::join::door(config.authority.as_ref(), &identity, &rooms, now)?;
     Ok(Built {
-        rooms: Arc::new(rooms),
+        rooms,
         identity,
+        join,
         sessions,
         knocks: Arc::new(Knocks::new(&config.limits)),
         handshakes: Handshakes::new(&config.limits),

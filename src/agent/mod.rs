@@ -5,6 +5,10 @@ mod build;
 mod doors;
 mod drain;
 mod house;
+mod join;
+mod join_record;
+#[cfg(test)]
+mod join_tests;
 mod run;
 mod watch;
 

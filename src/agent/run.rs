@@ -37,6 +37,7 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     // Best effort: the pressure gauge keeps count of what there is.
     let _ = limits::raise_descriptors();
     let now = Timestamp::now();
+    tracing::info!(config = %config.source.display(), version = env!("CARGO_PKG_VERSION"), "starting");
     let built = build::build(&config, now)?;
     let bound = build::bind(&config)?;
     let failed = |what: &str, e: std::io::Error| StartError(vec![format!("{what}: {e}")]);
@@ -120,6 +121,9 @@ fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartEr
         .append(entry)
         .and_then(|()| built.rooms.audit.flush())
         .map_err(|e| StartError(vec![format!("the audit log does not take the start entry: {e}")]))?;
+    if let Some(repaired) = &built.opened.repaired {
+        tracing::warn!(repaired, "the audit log was left unfinished by a crash, and is mended");
+    }
     if config.identity.crl.is_none() {
         tracing::warn!(
             "no revocation list is configured: a revoked certificate is believed until it expires"
@@ -130,15 +134,19 @@ fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartEr
 
 /// Serves at every door.
 fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mpsc::Sender<()>) {
-    let Built { rooms, identity, sessions, knocks, handshakes, drain, .. } = built;
+    let Built { rooms, identity, sessions, knocks, handshakes, drain, join, .. } = built;
     let keeper =
         Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id().clone(), knocks, handshakes });
+    for (door, listener) in bound.all() {
+        tracing::info!(door, %listener, "listening");
+    }
     if let Some(listener) = bound.peers {
         let door = PeersDoor {
             identity: identity.clone(),
             settings: config.channel.clone(),
             sessions: sessions.clone(),
             keeper: keeper.clone(),
+            join,
         };
         tokio::spawn(channel::serve(Arc::new(door), listener, drain.subscribe()));
     }

@@ -1,6 +1,6 @@
 //! The Merkle tree over the entries (RFC 6962 §2.1), its tiles (C2SP tlog-tiles) and its proofs. Pure.
 
-use sha2::{Digest, Sha256};
+use ring::digest::{Context, SHA256};
 
 /// A SHA-256 hash.
 pub type Hash = [u8; HASH_LEN];
@@ -13,12 +13,12 @@ pub const TILE_WIDTH: usize = 256;
 
 /// The hash of one entry: its line without the newline (RFC 6962 §2.1, prefix 0x00).
 pub fn leaf_hash(line: &[u8]) -> Hash {
-    Sha256::new().chain_update([0x00]).chain_update(line).finalize().into()
+    hash(&[&[0x00], line])
 }
 
 /// The hash over two subtrees (RFC 6962 §2.1, prefix 0x01).
 pub fn node_hash(left: &Hash, right: &Hash) -> Hash {
-    Sha256::new().chain_update([0x01]).chain_update(left).chain_update(right).finalize().into()
+    hash(&[&[0x01], left, right])
 }
 
 /// The tree while it grows: per level, the hashes of the tile that is not full yet. At most 8 × 255 hashes.
@@ -70,7 +70,7 @@ impl Tree {
                 end -= width;
             }
         }
-        root.unwrap_or_else(|| Sha256::digest([]).into())
+        root.unwrap_or_else(|| hash(&[]))
     }
 
     /// The tiles that are not full, which a checkpoint of this size needs besides the full ones.
@@ -263,6 +263,15 @@ pub enum ProofError {
     /// A tile is missing.
     #[error("a hash is missing from the tiles")]
     Missing,
+}
+
+/// SHA-256 by ring: twice as fast as `sha2` here, and fast in debug builds too, where tests hash a lot.
+fn hash(parts: &[&[u8]]) -> Hash {
+    let mut context = Context::new(&SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut hash = [0; HASH_LEN];
+    hash.iter_mut().zip(context.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    hash
 }
 
 /// The root over leaves `low..high`, from hashes of tiles.

@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use super::note::{NoteError, Signer};
 
 /// Where the public half is written: the key's path with the ending `pub`.
-pub(super) fn public_path(key: &Path) -> PathBuf {
+pub fn public_path(key: &Path) -> PathBuf {
     key.with_extension("pub")
 }
 

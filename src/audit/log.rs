@@ -280,21 +280,25 @@ impl Shared {
     pub(super) fn take(&self, entries: &mut VecDeque<Entry>) -> bool {
         let mut state = self.lock();
         loop {
+            let ticking = state.ticked.elapsed();
+            if ticking >= TICK || state.closing {
+                state.tick();
+            }
             let waited = state.oldest.map(|oldest| oldest.elapsed());
             let due = state.closing
                 || (state.urgent && !state.queue.is_empty())
                 || state.queue.len() > GROUP_ENTRIES
                 || waited.is_some_and(|w| w >= self.commit_interval);
-            let ticking = state.ticked.elapsed();
-            if due || ticking >= TICK {
+            if due {
                 break;
+            }
+            if ticking >= TICK {
+                // Nothing is due, but the writer looks at its disk.
+                return false;
             }
             let group_left = waited.map_or(TICK, |w| self.commit_interval.saturating_sub(w));
             let left = group_left.min(TICK.saturating_sub(ticking));
             state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if state.ticked.elapsed() >= TICK || state.closing {
-            state.tick();
         }
         // An exchange, since those who append wait for this lock meanwhile.
         std::mem::swap(&mut state.queue, entries);

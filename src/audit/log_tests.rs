@@ -33,6 +33,9 @@ fn a_failing_disk_blocks_and_recovers_and_the_log_says_how_many_were_refused() {
         let status = log.status();
         assert_eq!((status.refused, status.failing.is_some(), status.size), (2, true, 3));
         if fault == Fault::HalfWritten {
+            // Between two tries, not in the middle of one.
+            faults.set(Fault::Hanging);
+            faults.wait_hanging();
             assert_eq!(bench.lines().len(), 3, "back at the last good length");
             assert!(bench.is_good());
         }

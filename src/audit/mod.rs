@@ -32,7 +32,7 @@ pub use chain::{
     inclusion_holds, inclusion_proof, leaf_hash, node_hash, partial_paths, tile_path, tile_width,
 };
 pub use entry::{Entry, Kind, Line, LineError, Source, parse_line};
-pub use key::KeyError;
+pub use key::{KeyError, public_path};
 pub use log::{Log, Refused, Status};
 pub use note::{Checkpoint, NAME_LEN_MAX, NOTE_LEN_MAX, NoteError, Verifier};
 pub use open::{OpenError, Opened};

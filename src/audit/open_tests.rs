@@ -56,6 +56,17 @@ fn the_newest_entries_cut_off_refuse_the_start() {
 }
 
 #[test]
+fn the_newline_of_the_newest_entry_cut_off_refuses_the_start() {
+    let bench = Bench::with_entries(4);
+    edit(&bench.segment(0), |bytes| bytes.truncate(bytes.len() - 1));
+    let error = bench.open().err().unwrap();
+    assert!(
+        matches!(&error, OpenError::Tampered { what: Tampering::Entry(p), .. } if p.entry == 3),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_torn_tail_is_cut_and_whole_lines_after_the_checkpoint_are_kept() {
     let bench = Bench::with_entries(3);
     edit(&bench.segment(0), |bytes| {
@@ -75,7 +86,10 @@ fn a_torn_tail_is_cut_and_whole_lines_after_the_checkpoint_are_kept() {
 
 #[test]
 fn garbage_after_the_checkpoint_is_cut() {
-    for tail in [&b"\0\0\0\0\n"[..], b"{\"seq\":9,\"time\":\"t\",\"kind\":\"allow\"}\n", b"\xff", b"\n\n"] {
+    // A number that is not next, an entry without its newline, and more than the next group will overwrite.
+    let other = b"{\"seq\":9,\"time\":\"t\",\"kind\":\"allow\"}\n";
+    let torn = b"{\"seq\":3,\"time\":\"t\",\"kind\":\"allow\"}";
+    for tail in [&b"\0\0\0\0\n"[..], other, torn, b"\xff", b"\n\n", &[b'x'; 100_000], &[b'\n'; 9000]] {
         let bench = Bench::with_entries(3);
         edit(&bench.segment(0), |bytes| bytes.extend_from_slice(tail));
         let words = bench.open().unwrap().1.repaired.unwrap();

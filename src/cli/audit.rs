@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::MISTAKEN;
 use crate::audit::{FOUND_MAX, Line, QueryError, Row, Verifier, VerifyError, Wanted};
-use crate::audit::{check, read_checkpoint, tail, why};
+use crate::audit::{check, public_path, read_checkpoint, tail, why};
+use crate::config::{self, Mistakes};
 use crate::model::{DecisionId, FlowId, Reason, SpiffeId};
 
 /// Read the audit log, check it, ask it why.
@@ -26,9 +28,8 @@ pub enum Command {
 /// `countersign audit tail`.
 #[derive(Args, Debug)]
 pub struct TailArgs {
-    /// The folder of the log
-    #[arg(long, default_value = "audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogArgs,
     /// How many entries
     #[arg(short, value_name = "COUNT", default_value_t = 20)]
     n: usize,
@@ -46,12 +47,12 @@ pub struct TailArgs {
 /// `countersign audit verify`.
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// The folder of the log
-    #[arg(long, default_value = "audit")]
-    dir: PathBuf,
-    /// The public half of the signing key, best a copy kept elsewhere
-    #[arg(long, default_value = "audit.pub")]
-    key: PathBuf,
+    #[command(flatten)]
+    log: LogArgs,
+    /// The public half of the signing key, best a copy kept elsewhere [default: where the configuration has it, else
+    /// `audit.pub`]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// A signed checkpoint seen earlier and kept elsewhere: shows a log that was rolled back or rewritten
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -62,9 +63,32 @@ pub struct VerifyArgs {
 pub struct WhyArgs {
     /// A decision id as the refusal showed it, or a flow such as `f12`
     id: String,
-    /// The folder of the log
-    #[arg(long, default_value = "audit")]
-    dir: PathBuf,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Which log.
+#[derive(Args, Debug)]
+pub struct LogArgs {
+    /// The folder of the log [default: `audit`]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// The configuration of the sidecar whose log it is, instead of the folder
+    #[arg(long, short, value_name = "FILE", conflicts_with = "dir")]
+    config: Option<PathBuf>,
+}
+
+impl LogArgs {
+    /// Its folder, and the public half of its key.
+    fn places(&self) -> Result<(PathBuf, PathBuf), AuditError> {
+        match &self.config {
+            Some(file) => {
+                let audit = config::load(file)?.audit;
+                Ok((audit.dir, public_path(&audit.key)))
+            }
+            None => Ok((self.dir.clone().unwrap_or_else(|| "audit".into()), "audit.pub".into())),
+        }
+    }
 }
 
 /// Runs the command on stdout.
@@ -75,6 +99,10 @@ pub fn run(command: &Command) -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         // `| head` has seen enough.
         Err(AuditError::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(AuditError::Config(mistakes)) => {
+            eprintln!("{mistakes}");
+            ExitCode::from(MISTAKEN)
+        }
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -98,6 +126,9 @@ pub fn execute(command: &Command, out: &mut impl Write) -> Result<bool, AuditErr
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditError {
+    /// The configuration that would name the log has mistakes.
+    #[error(transparent)]
+    Config(#[from] Mistakes),
     /// Neither a decision id nor a flow.
     #[error("`{0}` is no decision id (26 characters) and no flow (`f` and a number)")]
     Id(String),
@@ -122,7 +153,7 @@ pub enum AuditError {
 
 fn run_tail(args: &TailArgs, out: &mut impl Write) -> Result<bool, AuditError> {
     let wanted = |line: &Line<'_>| !args.denied || matches!(&*line.kind, "deny" | "block" | "revoke");
-    let (rows, mut place) = tail(&args.dir, args.n, wanted)?;
+    let (rows, mut place) = tail(&args.log.places()?.0, args.n, wanted)?;
     for row in &rows {
         show_row(row, args.json, out)?;
     }
@@ -144,11 +175,12 @@ fn run_tail(args: &TailArgs, out: &mut impl Write) -> Result<bool, AuditError> {
 }
 
 fn run_verify(args: &VerifyArgs, out: &mut impl Write) -> Result<bool, AuditError> {
-    let key = read_key(&args.key)?;
+    let (dir, key) = args.log.places()?;
+    let key = read_key(args.key.as_ref().unwrap_or(&key))?;
     // Before the log's own checkpoint, so that a log being written cannot look older than the saved one.
     let saved = args.checkpoint.as_ref().map(|path| read_checkpoint(path, &key)).transpose();
     let saved = saved.map_err(AuditError::Saved)?;
-    let found = match check(&args.dir, &key, saved.as_ref()) {
+    let found = match check(&dir, &key, saved.as_ref()) {
         Ok(found) => found,
         Err(error) => {
             writeln!(out, "INTEGRITY    broken: {error}")?;
@@ -187,7 +219,7 @@ fn run_verify(args: &VerifyArgs, out: &mut impl Write) -> Result<bool, AuditErro
 
 fn run_why(args: &WhyArgs, out: &mut impl Write) -> Result<bool, AuditError> {
     let wanted = parse_wanted(&args.id)?;
-    let found = why(&args.dir, wanted)?;
+    let found = why(&args.log.places()?.0, wanted)?;
     if found.is_empty() {
         writeln!(out, "nothing in the log about {}", printable(&args.id))?;
         match wanted {

@@ -211,3 +211,15 @@ fn why_for_a_flow_looks_only_at_the_latest_run() {
         assert!(!good && text.contains("no decision id"), "{text}");
     }
 }
+
+#[test]
+fn tail_and_why_give_no_more_than_their_bounds() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = |n| format!("{{\"seq\":{n},\"time\":\"t\",\"kind\":\"allow\",\"flow\":\"f1\"}}\n");
+    let lines: String = (0..=crate::audit::TAIL_MAX).map(line).collect();
+    fs::write(dir.path().join("entries-00000000000000.jsonl"), lines).unwrap();
+    let (rows, _) = tail(dir.path(), usize::MAX, |_| true).unwrap();
+    assert_eq!(rows.len(), crate::audit::TAIL_MAX);
+    assert_eq!(rows[0].as_ref().unwrap().seq, 1, "the newest are kept");
+    assert_eq!(why(dir.path(), Wanted::Flow(FlowId(1))).unwrap().len(), FOUND_MAX);
+}

@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::MISTAKEN;
 use crate::config::{self, Config, Mistakes};
 
 /// Check the configuration, show what it comes to, or print an example.
@@ -54,8 +55,6 @@ pub fn run(args: &ConfigArgs) -> ExitCode {
     play(&args.command, &mut io::stdout().lock(), &mut io::stderr().lock()).into()
 }
 
-/// Exit code of a command that was given something wrong.
-const MISTAKEN: u8 = 2;
 /// Exit code of a command that could not print.
 const UNPRINTED: u8 = 1;
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::device_queue::{self, QueueCommand, QueueError};
 use crate::identity::authority::{self, AuthorityError, IssueRequest, TTL_MAX};
 use crate::identity::{FileError, Installed, install, installed_id};
 use crate::model::{DeviceName, SpiffeId, Timestamp, units};
@@ -24,6 +25,9 @@ pub struct DeviceArgs {
 pub enum DeviceCommand {
     /// Issue a certificate and a key; the same name again renews them
     Issue(IssueArgs),
+    /// Who may join, and who may no longer
+    #[command(flatten)]
+    Queue(QueueCommand),
 }
 
 /// Whom to issue for, and where to put it.
@@ -57,7 +61,13 @@ pub struct IssueArgs {
 /// # Errors
 /// [`DeviceError`] when the CA refused, the folder holds another identity or `out` could not be written.
 pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), DeviceError> {
-    let DeviceCommand::Issue(args) = &args.command;
+    match &args.command {
+        DeviceCommand::Issue(args) => issue(args, now, out),
+        DeviceCommand::Queue(command) => Ok(device_queue::run(command, now, out)?),
+    }
+}
+
+fn issue(args: &IssueArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), DeviceError> {
     if !args.force {
         check_folder(&args.out, &args.name)?;
     }
@@ -111,6 +121,9 @@ pub enum DeviceError {
     /// The text could not be written.
     #[error("the output could not be written: {0}")]
     Output(#[from] io::Error),
+    /// An invite or a decision.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// The folder holds files whose owner cannot be told.
     #[error("`{}` holds a leaf or key that is not understood: use another `--out`, or `--force` to overwrite it", dir.display())]
     Unknown {

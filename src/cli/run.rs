@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use crate::agent::{self, App, Exit};
 use crate::telemetry;
 
+use super::MISTAKEN;
 use super::config::ConfigFile;
 
 /// Run a sidecar in the foreground.
@@ -48,6 +49,3 @@ pub fn run(args: &RunArgs) -> ExitCode {
         }
     }
 }
-
-/// Exit code of a command that was given something wrong.
-const MISTAKEN: u8 = 2;

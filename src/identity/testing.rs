@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    CertificateParams, CertificateRevocationListParams, Issuer, KeyPair, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateRevocationListDer, PrivateKeyDer};
@@ -112,6 +113,24 @@ impl World {
         let text = std::fs::read_to_string(&crl).unwrap();
         let issuing_list = text.split_inclusive("-----END X509 CRL-----\n").next().unwrap();
         std::fs::write(&crl, issuing_list.to_owned() + &list).unwrap();
+    }
+
+    /// Has the root certify the issuing CA again, for these purposes only.
+    pub(crate) fn limit_issuing(&self, purposes: &[ExtendedKeyUsagePurpose]) {
+        let path = self.ca().join("issuing.pem");
+        let der = super::load::parse_certificates(&std::fs::read(&path).unwrap()).unwrap().remove(0);
+        let (_, old) = x509_parser::parse_x509_certificate(&der).unwrap();
+        let name = old.subject().iter_common_name().next().unwrap().as_str().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.remove(DnType::CommonName);
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.subject_alt_names = vec![SanType::URI("spiffe://example.org".try_into().unwrap())];
+        params.extended_key_usages = purposes.to_vec();
+        let key = std::fs::read_to_string(self.ca().join("issuing.key")).unwrap();
+        let new = params.signed_by(&KeyPair::from_pem(&key).unwrap(), &self.signer("root")).unwrap();
+        std::fs::write(&path, new.pem()).unwrap();
     }
 
     /// The first list of `crl.pem`, DER: the issuing CA's.

@@ -31,6 +31,10 @@ impl FromStr for Target {
             Some("") => Err(TargetError::Path),
             Some(path) if path.len() > UNIX_PATH_MAX || path.contains('\0') => Err(TargetError::Path),
             Some(path) => Ok(Self::Unix(path.into())),
+            // `UNIX:1` is no host called unix: written back it would be a path.
+            None if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:")) => {
+                Err(TargetError::Path)
+            }
             None => Ok(Self::Tcp(text.parse()?)),
         }
     }
@@ -185,22 +189,6 @@ impl Listener {
                 let (stream, _) = l.accept().await?;
                 let uid = stream.peer_cred()?.uid();
                 Ok(Accepted::Unix(stream, uid))
-            }
-        }
-    }
-}
-
-impl Listener {
-    /// Takes the next connection, however long that takes: when descriptors run out it waits a little and tries
-    /// again, so that the living can finish; a connection that was gone before it was taken is passed over.
-    pub async fn accept_patiently(&self, options: SocketOptions) -> Accepted {
-        loop {
-            match self.accept(options).await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::warn!(%error, door = self.name(), "a connection could not be taken");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
             }
         }
     }
@@ -405,8 +393,6 @@ impl<W: WriteSocket> WriteHalf for SocketWrite<W> {
     }
 }
 
-/// Pause after a connection could not be taken: bounds both the work and the log lines of a full house.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -428,6 +414,15 @@ mod tests {
         for text in ["", "unix:", "orders", &format!("unix:/{}", "a".repeat(UNIX_PATH_MAX))] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
+    }
+
+    /// Found by the fuzz target `authority`: `UNIX:1` was the host `unix`, and the path `1` once written and read again.
+    #[test]
+    fn a_host_is_never_taken_for_a_scheme() {
+        for text in ["UNIX:1", "Unix:8080", "uNIX:/run/a.sock"] {
+            assert_eq!(text.parse::<Target>(), Err(TargetError::Path), "{text}");
+        }
+        assert!(matches!("unix.example.org:1".parse(), Ok(Target::Tcp(_))));
     }
 
     #[tokio::test]

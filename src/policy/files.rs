@@ -24,17 +24,25 @@ impl Bundle {
     /// [`LoadError`] with every mistake of every file.
     pub fn load(settings: &Settings, now: Timestamp) -> Result<Self, LoadError> {
         let dir = &settings.dir;
-        for _ in 0..READS_MAX {
-            let before = fingerprint(dir);
-            let made = read_sources(dir, is_policy)
+        let read = || {
+            let sources = read_sources(dir, is_policy);
+            sources
                 .and_then(|sources| Self::from_sources(&sources, settings.cache_max, now))
-                .map_err(|e| e.within(dir));
-            if before == fingerprint(dir) {
-                return made;
-            }
-        }
-        Err(LoadError::whole(&dir.display().to_string(), "the files keep changing while they are read"))
+                .map_err(|e| e.within(dir))
+        };
+        let restless =
+            || LoadError::whole(&dir.display().to_string(), "the files keep changing while they are read");
+        at_rest(|| fingerprint(dir), read).unwrap_or_else(|| Err(restless()))
     }
+}
+
+/// What `read` got between two equal looks, tried [`READS_MAX`] times: half a change could lack a forbid.
+fn at_rest<T>(mut look: impl FnMut() -> Stamp, mut read: impl FnMut() -> T) -> Option<T> {
+    (0..READS_MAX).find_map(|_| {
+        let before = look();
+        let got = read();
+        (before == look()).then_some(got)
+    })
 }
 
 /// Reads the `*.toml` case tables of a folder.
@@ -164,3 +172,37 @@ fn read_file(name: &str, path: &Path) -> Result<String, Problem> {
 const ALIKE_MIN: f64 = 0.85;
 /// How often a folder that changes under our eyes is read before we give up.
 const READS_MAX: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads while the folder looks like `looks`, one after the other; which reading was taken.
+    fn play(looks: &[u64]) -> Option<usize> {
+        let stamp = |inode: u64| {
+            Stamp::Files(vec![FileStamp {
+                name: "a".into(),
+                len: 1,
+                inode,
+                modified: (0, 0),
+                changed: (0, 0),
+            }])
+        };
+        let (mut looked, mut reads) = (looks.iter(), 0);
+        at_rest(
+            || stamp(*looked.next().unwrap()),
+            || {
+                reads += 1;
+                reads
+            },
+        )
+    }
+
+    #[test]
+    fn a_folder_that_changes_while_it_is_read_is_read_again_and_at_last_refused() {
+        assert_eq!(play(&[1, 1]), Some(1));
+        assert_eq!(play(&[1, 2, 2, 2]), Some(2));
+        assert_eq!(play(&[1, 2, 3, 4, 5, 5]), Some(3));
+        assert_eq!(play(&[1, 2, 3, 4, 5, 6]), None);
+    }
+}

@@ -549,6 +549,16 @@ fn a_case_that_gets_another_answer_says_where_and_what() {
 }
 
 #[test]
+fn a_case_whose_rule_errs_fails_even_where_a_denial_is_expected() {
+    let rules =
+        rule("bad", "permit(principal, action, resource) when { context.hour * 9223372036854775807 > 0 };");
+    let table = "[[case]]\nname = 'n'\ndevice = 'web-1'\nservice = 'orders'\nexpect = 'deny'";
+    let cases = Cases::from_sources(&[Source::new("t.toml", table)]).unwrap();
+    let told = cases.run(&bundle(&rules).unwrap()).failures.remove(0).problem.to_string();
+    assert!(told.starts_with("t.toml:1:1: case `n`: inbound: rule `bad` could not be evaluated"), "{told}");
+}
+
+#[test]
 fn too_many_cases_are_refused() {
     let case = "[[case]]\nname='n'\ndevice='web-1'\nservice='orders'\nexpect='allow'\n";
     let read = |n: usize| Cases::from_sources(&[Source::new("t.toml", &case.repeat(n))]);

@@ -88,7 +88,7 @@ impl Pool {
                 Ok(place) => place,
                 // Somebody else took the last place in between, or the session ended: look again.
                 Err(_) if tries < TRIES_MAX => continue,
-                Err(_) => return Err(streams_exhausted()),
+                Err(e) => return Err(open_error(&peer, &connection, e)),
             };
             match connection.open(authority, place, &self.0.settings).await {
                 Ok(stream) => return Ok(Opened { stream, session: Arc::clone(&connection.session) }),
@@ -261,7 +261,7 @@ async fn retire_when_idle(peer: std::sync::Weak<Peer>, connection: std::sync::We
 }
 
 fn streams_exhausted() -> PoolError {
-    PoolError { reason: Reason::StreamsExhausted, detail: String::new() }
+    PoolError { reason: Reason::StreamsExhausted, detail: "all connections to the peer are full".into() }
 }
 
 fn open_error(peer: &Peer, connection: &Arc<Dialled>, error: OpenError) -> PoolError {

@@ -208,6 +208,8 @@ const DECIDERS: &[&str] = &["analyser", "limits", "policy", "protocols", "schedu
 const LOOKERS: &[&str] = &["limits/sample.rs", "policy/files.rs"];
 /// Files outside `net` that connect a socket, each for a reason of its own.
 const SOCKETS_APART: &[&str] = &[
+    // The commands' side of the admin socket; it is no part of a running sidecar.
+    "console/client.rs",
     // The local service's Unix socket; it has no option that `net` would set.
     "flow/exit.rs",
 ];
@@ -343,6 +345,17 @@ mod tests {
         let rooms = [room(0, "model", &[])];
         let files = [("lib.rs".to_owned(), "//! The root.\n".to_owned())].into();
         assert!(complaints(&files, &rooms).iter().any(|s| s.contains("src/model/: in the table of rooms")));
+    }
+
+    #[test]
+    fn files_and_declarations_belong_together() {
+        let lost = said("channel/b.rs", "//! A file nobody declares.\n");
+        assert!(
+            lost.len() == 1 && lost.iter().all(|s| s.contains("src/channel/b.rs: no `mod` leads")),
+            "{lost:?}"
+        );
+        caught("main.rs", "//! The command.\nmod gone;\n", "src/gone.rs: declared by a `mod`");
+        caught("channel/a.rs", "//! A file.\nmod gone;\n", "src/channel/a/gone.rs: declared by a `mod`");
     }
 
     #[test]

@@ -364,6 +364,7 @@ mod tests {
             ("use super::super::{policy, limits::{A, B}};", vec!["1:policy", "1:limits"]),
             ("use super::{super::policy, table};", vec!["1:policy"]),
             ("use self::super::super::policy;", vec!["1:policy"]),
+            ("use self::{super::super::policy};", vec!["1:policy"]),
             ("use super::super::super::policy;", vec!["1:policy"]),
             ("pub(in crate::flow) fn f() {}", vec!["1:flow"]),
             ("m!(x, $crate::policy::Y);", vec!["1:policy"]),

@@ -42,7 +42,9 @@ impl Outcome {
         match self {
             Self::In(_) => "let in".into(),
             Self::Refused { status, .. } => format!("refused with {status}"),
-            Self::Broken(why) => format!("broken off: {why}"),
+            Self::Broken(why) => {
+                format!("broken off: {}", why.strip_prefix("received fatal alert: ").unwrap_or(why))
+            }
         }
     }
 }
@@ -86,7 +88,7 @@ async fn attempt(
     if status == 200 {
         return Ok(Outcome::In(Box::new(tls)));
     }
-    let said = head.lines().find_map(|l| l.to_ascii_lowercase().starts_with("proxy-status:").then_some(l));
+    let said = head.lines().find(|l| l.to_ascii_lowercase().starts_with("proxy-status:"));
     let said =
         said.and_then(|l| l.split_once(':')).and_then(|(_, v)| protocols::parse_proxy_status(v.trim()));
     Ok(Outcome::Refused { status, reason: said.map(|s| s.reason_code.to_string()).unwrap_or_default() })

@@ -54,12 +54,20 @@ fn failed(why: &str) -> ExitCode {
 
 async fn play(args: &DemoArgs) -> Result<bool, String> {
     let folder = Folder::new(args.keep.as_deref())?;
+    tokio::select! {
+        played = play_in(&folder.path, args) => played,
+        // So that the sidecars are stopped and a temporary folder goes.
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+    }
+}
+
+async fn play_in(dir: &Path, args: &DemoArgs) -> Result<bool, String> {
     if !args.json {
         println!("Two sidecars, web-1 and server-1, and the service `orders` behind server-1.");
-        println!("Set-up: {}\n", folder.path.display());
+        println!("Set-up: {}\n", dir.display());
     }
     let since = Instant::now();
-    let mut stage = Stage::set(&folder.path).await?;
+    let mut stage = Stage::set(dir).await?;
     let reports = scenes::all(&mut stage, |report| tell(report, args.json)).await;
     stage.web.stop().await?;
     stage.server.stop().await?;
@@ -72,41 +80,90 @@ async fn play(args: &DemoArgs) -> Result<bool, String> {
         );
     }
     if args.keep.is_some() {
-        next_steps(&folder.path, args.json);
+        let text = next_steps(&stage);
+        if args.json { eprint!("{text}") } else { print!("{text}") }
     }
     Ok(passed == reports.len())
 }
 
 fn tell(report: &Report, json: bool) {
-    if json {
-        let line = serde_json::json!({
-            "scene": report.scene, "expected": report.expected, "got": report.got,
-            "reason": report.reason, "ms": report.ms, "pass": report.pass,
-        });
-        println!("{line}");
-        return;
-    }
-    let mark = if report.pass { "ok  " } else { "FAIL" };
-    let reason = if report.reason.is_empty() { "-" } else { &report.reason };
-    println!("{mark} {:<58} {:<36} {:<24} {:>6} ms", report.scene, report.got, reason, report.ms);
-    if !report.pass {
-        println!("     expected: {}", report.expected);
-    }
+    println!("{}", if json { json_line(report) } else { table_line(report) });
 }
 
-fn next_steps(dir: &Path, json: bool) {
-    let say = |text: String| if json { eprintln!("{text}") } else { println!("{text}") };
-    let dir = dir.display();
-    say(format!("\nThe set-up stays in {dir}. Try next:"));
-    for line in [
-        format!("countersign run --config {dir}/server/countersign.toml &"),
-        format!("countersign audit verify --dir {dir}/server/audit --key {dir}/server/audit.pub"),
-        format!("countersign audit tail --dir {dir}/server/audit --denied"),
-        format!("countersign policy explain --dir {dir}/server/policies --device web-1 --service ledger"),
-        format!("countersign config show --effective --config {dir}/server/countersign.toml"),
-    ] {
-        say(format!("  {line}"));
+fn json_line(report: &Report) -> String {
+    serde_json::json!({
+        "scene": report.scene, "expected": report.expected, "got": report.got,
+        "reason": report.reason, "ms": report.ms, "pass": report.pass,
+    })
+    .to_string()
+}
+
+/// One line of at most 120 columns; a scene that failed tells everything on lines of its own.
+fn table_line(report: &Report) -> String {
+    let mark = if report.pass { "ok" } else { "FAIL" };
+    let reason = if report.reason.is_empty() { "-" } else { &report.reason };
+    let Report { scene, expected, got, ms, .. } = report;
+    let line = format!("{mark:<4} {scene:<39} {:<43} {reason:<22} {ms:>5} ms", short(got, 43));
+    if report.pass { line } else { format!("{line}\n     expected: {expected}\n     got:      {got}") }
+}
+
+/// The first line of a text, with an ellipsis where something is left out.
+fn short(text: &str, width: usize) -> String {
+    let first = text.lines().next().unwrap_or_default();
+    if first.len() == text.len() && first.chars().count() <= width {
+        return first.to_string();
     }
+    let head: String = first.chars().take(width - 1).collect();
+    format!("{}\u{2026}", head.trim_end())
+}
+
+/// What to paste next, in this order, into one shell. The services ended with the demo, so that a new one comes first.
+fn next_steps(stage: &Stage) -> String {
+    let bin = std::env::current_exe().ok().and_then(|exe| exe.parent().map(quoted)).unwrap_or_default();
+    let (server, web) = (stage.server.dir.join("countersign.toml"), stage.web.dir.join("countersign.toml"));
+    let (server, web, policies) = (quoted(&server), quoted(&web), quoted(&stage.server.dir.join("policies")));
+    let log = |name: &str| quoted(&stage.dir.join(name).join("again.log"));
+    let (server_log, web_log) = (log("server"), log("web"));
+    let (ca, kiosk) = (quoted(&stage.dir.join("ca")), quoted(&stage.dir.join("intruders/kiosk-1")));
+    let (app, orders) = (stage.app, stage.orders.addr);
+    let ready = |config: &str| {
+        format!("until countersign status --config {config} > /dev/null 2>&1; do sleep 0.1; done")
+    };
+    let (server_ready, web_ready) = (ready(&server), ready(&web));
+    format!(
+        "
+The set-up stays in {dir}. Try next, in one shell:
+
+  export PATH={bin}:\"$PATH\"
+  countersign audit tail --config {server} --denied
+  countersign audit verify --config {server}
+  countersign policy explain --dir {policies} --device web-1 --service ledger
+
+A service of your own behind the two sidecars (whatever listens on {orders} will do), and a request:
+
+  python3 -m http.server {port} --bind {host} > /dev/null 2>&1 & service=$!
+  countersign run --config {server} 2> {server_log} & {server_ready}
+  countersign run --config {web} 2> {web_log} & {web_ready}
+  curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{app}/
+  countersign status --config {web}
+  countersign audit tail --config {server} -n 5
+
+The demo revoked kiosk-1. Give it a certificate again, and stop everything:
+
+  countersign device issue --ca {ca} --name kiosk-1 --out {kiosk}
+  countersign drain --config {web}; countersign drain --config {server}; kill $service; wait
+",
+        dir = stage.dir.display(),
+        port = orders.port(),
+        host = orders.ip(),
+    )
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@%".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// The set-up's folder; a temporary one is removed at the end.
@@ -135,6 +192,49 @@ impl Drop for Folder {
     fn drop(&mut self) {
         if !self.keep {
             let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(got: &str, pass: bool) -> Report {
+        let reason = "certificate_untrusted".to_string();
+        Report {
+            scene: "certificate of another CA",
+            expected: "refused",
+            got: got.into(),
+            reason,
+            ms: 7,
+            pass,
+        }
+    }
+
+    #[test]
+    fn a_scene_is_one_json_object_with_six_fields() {
+        assert_eq!(
+            json_line(&report("a \"b\"\nc", true)),
+            r#"{"expected":"refused","got":"a \"b\"\nc","ms":7,"pass":true,"reason":"certificate_untrusted","scene":"certificate of another CA"}"#
+        );
+    }
+
+    #[test]
+    fn a_line_of_the_table_is_120_columns_whatever_came_out() {
+        let long = "x".repeat(300);
+        for got in ["", "let in", &long, "two\nlines", &"\u{e4}".repeat(200)] {
+            assert_eq!(table_line(&report(got, true)).chars().count(), 120, "{got}");
+        }
+        let failed = table_line(&report("two\nlines", false));
+        assert!(failed.starts_with("FAIL ") && failed.contains("two\u{2026}"), "{failed}");
+        assert!(failed.ends_with("expected: refused\n     got:      two\nlines"), "{failed}");
+    }
+
+    #[test]
+    fn a_path_is_quoted_where_a_shell_would_split_it() {
+        for (path, shown) in [("/a/b-1.x", "/a/b-1.x"), ("/a b", "'/a b'"), ("/it's", r"'/it'\''s'")] {
+            assert_eq!(quoted(Path::new(path)), shown);
         }
     }
 }

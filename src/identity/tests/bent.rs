@@ -123,6 +123,20 @@ fn a_certificate_for_one_purpose_only_is_refused() {
 }
 
 #[test]
+fn a_device_of_a_ca_for_one_purpose_only_is_refused() {
+    use ExtendedKeyUsagePurpose as E;
+    let world = World::new();
+    let judge = world.device("judge");
+    for purposes in [&[E::ClientAuth][..], &[E::ServerAuth]] {
+        world.limit_issuing(purposes);
+        let (_, error) = handshake(raw_client(&world.issue("a")), judge.server_config(&[])).unwrap_err();
+        assert_eq!(reason_of(&error), Reason::CertificateNotSvid);
+    }
+    world.limit_issuing(&[E::ClientAuth, E::ServerAuth]);
+    handshake(raw_client(&world.issue("a")), judge.server_config(&[])).unwrap();
+}
+
+#[test]
 fn a_certificate_without_any_purpose_passes() {
     let world = World::new();
     let issued = world.bent("a", |p| p.extended_key_usages.clear());

@@ -143,6 +143,21 @@ fn the_last_good_list_judges_living_sessions_until_it_expires() {
 }
 
 #[test]
+fn one_expired_list_spoils_them_all() {
+    let (world, other) = (World::new(), World::new());
+    authority::refresh_crl(&world.ca(), 30 * 24 * HOUR, world.now).unwrap();
+    let crl = world.ca().join("crl.pem");
+    let both = [std::fs::read(&crl).unwrap(), std::fs::read(other.ca().join("crl.pem")).unwrap()];
+    std::fs::write(&crl, both.concat()).unwrap();
+    world.issue_for("a", 30 * 24 * HOUR);
+    let a = Identity::load(&world.settings("a"), world.now).unwrap();
+    let living = connect(&a, &world.device("b")).unwrap();
+    let next_update = a.crl_next_update().unwrap();
+    assert!(next_update < world.now.plus(8 * 24 * HOUR));
+    assert_eq!(a.recheck(&living, next_update), Err(Reason::CrlUnavailable));
+}
+
+#[test]
 fn a_crl_that_expires_while_we_run_closes_the_door_without_a_reload() {
     // Loaded eight days ago, when the list was fresh; the handshake looks at today's clock.
     let then = Timestamp::from_millis(Timestamp::now().as_millis() - 8 * 24 * 3_600_000);

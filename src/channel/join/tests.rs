@@ -1,0 +1,1 @@
+//! What the joining door promises, on loopback.
