@@ -32,7 +32,7 @@ pub struct Client(TlsStream<TcpStream>);
 /// What a CONNECT led to.
 pub enum Outcome {
     /// 200: the flow.
-    In(TlsStream<TcpStream>),
+    In(Box<TlsStream<TcpStream>>),
     /// Another status, with the reason that Proxy-Status names.
     Refused { status: u16, reason: String },
 }
@@ -41,7 +41,7 @@ impl Outcome {
     /// The flow, or a panic with the refusal.
     pub fn flow(self) -> TlsStream<TcpStream> {
         match self {
-            Self::In(stream) => stream,
+            Self::In(stream) => *stream,
             Self::Refused { status, reason } => panic!("refused with {status} {reason}"),
         }
     }
@@ -71,7 +71,7 @@ impl Client {
         }
         let head = String::from_utf8(head).unwrap();
         match refusal(&head) {
-            None => Outcome::In(tls),
+            None => Outcome::In(Box::new(tls)),
             Some((status, reason)) => Outcome::Refused { status, reason },
         }
     }
