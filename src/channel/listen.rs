@@ -94,7 +94,7 @@ async fn greet(
     let tls = match shaken.await {
         Ok(Ok(tls)) => tls,
         Ok(Err(e)) => {
-            return door.keeper.refused(remote, identity::reason_of_io(&e), &e.to_string());
+            return door.keeper.refused(remote, identity::reason_of_io(&e), &identity::detail_of_io(&e));
         }
         Err(_) => return door.keeper.refused(remote, Reason::TlsTimeout, ""),
     };

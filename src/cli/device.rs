@@ -68,7 +68,8 @@ pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(),
     writeln!(out, "`{}` in `{}`", issued.id, args.out.display())?;
     writeln!(out, "  serial {}", issued.serial)?;
     writeln!(out, "  until  {}", issued.not_after)?;
-    if issued.not_after < now.plus(args.ttl) {
+    // Certificates know no fractions of a second.
+    if issued.not_after.as_secs() < now.plus(args.ttl).as_secs() {
         writeln!(out, "note: it ends with the issuing CA, sooner than asked for")?;
     }
     writeln!(
@@ -174,6 +175,18 @@ mod tests {
         let identity = Identity::load(&settings, now).unwrap();
         assert_eq!(identity.id().device_name(), Some("web-1"));
         assert_eq!(identity.not_after(), now.plus(Duration::from_secs(86_400)));
+    }
+
+    #[test]
+    fn a_shorter_life_is_told_only_when_it_is_shorter() {
+        let (dir, now) = made();
+        let later = Timestamp::from_millis(now.as_millis() + 250);
+        let text = play("--name web-1", dir.path(), later).unwrap();
+        assert!(!text.contains("note:"), "{text}");
+        // The issuing CA lives for a year.
+        let later = now.plus(Duration::from_secs(365 * 86_400 - 3600));
+        let text = play("--name web-1", dir.path(), later).unwrap();
+        assert!(text.contains("note: it ends with the issuing CA"), "{text}");
     }
 
     #[test]
