@@ -96,7 +96,7 @@ pub async fn dial(
     let tls = shaken
         .await
         .map_err(|_| fail(Reason::TlsTimeout, "no answer to the TLS handshake".into()))?
-        .map_err(|e| fail(identity::reason_of_io(&e), e.to_string()))?;
+        .map_err(|e| fail(identity::reason_of_io(&e), identity::detail_of_io(&e)))?;
     let state = tls.get_ref().1;
     if state.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(Reason::TlsFailed, "the peer does not speak h2".into()));

@@ -29,7 +29,7 @@ pub use own::{CrlStatus, Identity, LeafSigner, Reloaded, Status, server_name};
 pub use peer::{PeerIdentity, peer};
 pub use problem::{LoadError, Problem, Unusable};
 pub use provider::provider;
-pub use reason::{reason_of, reason_of_io};
+pub use reason::{detail_of_io, reason_of, reason_of_io};
 pub use settings::*;
 pub use svid::{LEAF_LEN_MAX, Svid, SvidError, svid};
 pub use trust::{INTERMEDIATES_MAX, TrustError};
