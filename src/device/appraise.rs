@@ -238,3 +238,7 @@ impl Verdict {
         [Self::Match, Self::Drift, Self::Quarantine].into_iter().find(|v| v.number() == number)
     }
 }
+
+#[cfg(test)]
+#[path = "appraise_tests.rs"]
+mod tests;

@@ -279,3 +279,7 @@ fn root_mount(table: &str) -> Option<(&str, &str)> {
 const APP_ID: &[u8; 16] = b"\x5e\x71\xc2\x0d\x93\x4a\x4f\x18\xa6\xbb\x0c\xe9\x2d\x57\x81\x3f";
 /// The most layers of block devices that are followed.
 const STACK_MAX: usize = 8;
+
+#[cfg(test)]
+#[path = "collect_tests.rs"]
+mod tests;

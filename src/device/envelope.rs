@@ -253,3 +253,7 @@ const _: () = assert!(
     EVIDENCE_LEN_MAX + RECORD_LEN_MAX + CHAIN_MAX * CERTIFICATE_LEN_MAX + 1024 <= MESSAGE_LEN_MAX,
     "a message of the longest parts can be sent"
 );
+
+#[cfg(test)]
+#[path = "envelope_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use ciborium::value::Value;
 use coset::iana::Algorithm;
 use coset::{
-    AsCborValue, CborSerializable, CoseSign1, CoseSign1Builder, Header, HeaderBuilder, SignatureContext,
+    AsCborValue, CoseSign1, CoseSign1Builder, Header, HeaderBuilder, SignatureContext,
     TaggedCborSerializable, sig_structure_data,
 };
 
@@ -52,7 +52,7 @@ pub struct Claims {
 /// [`EvidenceError`] when the key cannot sign, or nobody would take what it would say.
 pub fn make(claims: &Claims, binder: &Binder, signer: &dyn Sign) -> Result<Vec<u8>, EvidenceError> {
     let payload = cbor::write(&claims.to_value(binder));
-    if cbor::read(&payload).and_then(Claims::of).as_ref() != Some(&(claims.clone(), binder.0)) {
+    if parse_claims(&payload)? != (claims.clone(), binder.0) {
         return Err(EvidenceError::Claims);
     }
     let header = header(digest_of(signer.public_key_spki()));
@@ -92,11 +92,19 @@ pub fn open(bytes: &[u8], binder: &Binder, spki_der: &[u8]) -> Result<Claims, Ev
     if cose.signature.len() != SIGNATURE_LEN || !verify_p256(spki_der, &message, &cose.signature) {
         return Err(EvidenceError::Signature);
     }
-    let (claims, nonce) = cbor::read(&payload).and_then(Claims::of).ok_or(EvidenceError::Claims)?;
+    let (claims, nonce) = parse_claims(&payload)?;
     if nonce != binder.0 {
         return Err(EvidenceError::OtherConnection);
     }
     Ok(claims)
+}
+
+/// Reads the payload of evidence: claims and nonce. Nothing is verified; [`open`] does that first.
+///
+/// # Errors
+/// [`EvidenceError::Claims`].
+pub fn parse_claims(payload: &[u8]) -> Result<(Claims, [u8; 32]), EvidenceError> {
+    cbor::read(payload).and_then(Claims::of).ok_or(EvidenceError::Claims)
 }
 
 /// The COSE_Sign1 that `bytes` are, in its deterministic form and with an empty unprotected header.
@@ -249,3 +257,7 @@ const POLICY: i64 = -70_007;
 const NEW_LEAF: i64 = -70_008;
 /// Longest protected header in bytes; ours has 39.
 const PROTECTED_LEN_MAX: usize = 64;
+
+#[cfg(test)]
+#[path = "evidence_tests.rs"]
+mod tests;

@@ -81,3 +81,7 @@ fn present(key: &hmac::Key, name: &str, value: &str) -> [u8; 16] {
 }
 
 const UEID_RAND: u8 = 0x01;
+
+#[cfg(test)]
+#[path = "fingerprint_tests.rs"]
+mod tests;

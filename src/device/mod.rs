@@ -30,7 +30,7 @@ pub use demo_machine::demo_machine;
 pub use envelope::{
     Answer, CERTIFICATE_LEN_MAX, CHAIN_MAX, EnvelopeError, MESSAGE_LEN_MAX, Message, NewLeaf,
 };
-pub use evidence::{Claims, EVIDENCE_LEN_MAX, EvidenceError, TEXT_LEN_MAX, make, open};
+pub use evidence::{Claims, EVIDENCE_LEN_MAX, EvidenceError, TEXT_LEN_MAX, make, open, parse_claims};
 pub use fingerprint::{FULL_WEIGHT_MIN, Fingerprint, fingerprint};
 pub use p256::{SIGNATURE_LEN, verify_p256};
 pub use record::{
@@ -44,3 +44,6 @@ pub use versions::{Versions, VersionsError};
 
 /// What a machine presents of one component: HMACs under its salt, one or a sorted set.
 pub type Presented = Vec<[u8; 16]>;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -124,10 +124,7 @@ mod tests {
         assert_eq!(root.text("etc/up"), Err(Missing::Absent));
         assert_eq!(root.text("etc/out"), Err(Missing::Absent));
         assert_eq!(root.text("../secret"), Err(Missing::Absent));
-        assert_eq!(
-            root.link("etc/up"),
-            Some(("..".into(), "secret".into())).map(|(_, b)| (String::new(), b))
-        );
+        assert_eq!(root.link("etc/up"), Some((String::new(), "secret".to_owned())));
     }
 
     #[test]

@@ -98,3 +98,7 @@ pub struct VersionsError {
 }
 
 const HEAD: &str = "countersign-record-versions/1\n";
+
+#[cfg(test)]
+#[path = "versions_tests.rs"]
+mod tests;
