@@ -9,9 +9,11 @@ use clap::Args;
 use data_encoding::HEXLOWER;
 
 use crate::channel::{self, Facts, JoinError, JoinOutcome};
+use crate::device::{Profile, SignedRecord, verify_p256};
 use crate::identity::authority::{Token, TokenError};
 use crate::identity::{
-    EnrolError, Enrolment, FileError, Installed, Joined, install, installed_id, leaf_not_after,
+    EnrolError, Enrolment, FileError, Installed, Joined, install, installed_id, leaf_not_after, svid,
+    write_file,
 };
 use crate::model::{SpiffeId, Timestamp, units};
 use crate::resilience::resolve;
@@ -56,7 +58,7 @@ pub fn run(args: &JoinArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), J
     }
     let state = args.out.join(STATE);
     let enrolment = Enrolment::begin(&state, &token)?;
-    let facts = Facts::default();
+    let facts = facts(&args.sysroot, &args.out);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(JoinCommandError::Runtime)?;
     let mut save = |joined: &Joined, record: &str| save(&args.out, joined, record);
@@ -64,6 +66,11 @@ pub fn run(args: &JoinArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), J
     remember(&args.out, &token)?;
     Enrolment::finish(&state)?;
     told(&joined, &enrolment, &args.out, out)
+}
+
+/// What the device's record is made from.
+fn facts(_sysroot: &Path, _out: &Path) -> Facts {
+    Facts { profile: Profile::Thin.name().into(), baseline: Vec::new() }
 }
 
 /// Asks at every address in turn, again while an administrator has not decided, at most for `wait`.
@@ -124,8 +131,12 @@ async fn ask(
 
 /// Everything on the disk, whole, before the certificate is acknowledged.
 fn save(dir: &Path, joined: &Joined, record: &str) -> Result<(), String> {
-    let _ = record;
-    install(dir, &joined.issued).map_err(|e| e.to_string())
+    let ours = |message: &[u8], signature: &[u8]| verify_p256(&joined.issuing_spki, message, signature);
+    let read = SignedRecord::open(record, &ours).map_err(|e| e.to_string())?;
+    let key = svid(&joined.leaf_der).map_err(|e| e.to_string())?.spki_sha256;
+    read.check(&joined.issued.id, &[key], Timestamp::now()).map_err(|reason| reason.sentence().to_owned())?;
+    install(dir, &joined.issued).map_err(|e| e.to_string())?;
+    write_file(&dir.join(RECORD), record.as_bytes()).map_err(|e| e.to_string())
 }
 
 fn told(
@@ -245,6 +256,7 @@ pub enum JoinCommandError {
 /// What was begun, below `--out`.
 const STATE: &str = "join-state";
 /// The id of the token that led here, below `--out`.
+const RECORD: &str = "device.record";
 const DONE: &str = "joined";
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest pause between two questions, whatever the authority says.
