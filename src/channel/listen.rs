@@ -19,7 +19,9 @@ use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
 use super::settings::Settings;
 use crate::identity::{self, Identity};
 use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
-use crate::net::{Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, SocketOptions, StreamError};
+use crate::net::{
+    Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, SocketOptions, Spread, StreamError,
+};
 use crate::protocols;
 
 /// One CONNECT at the peers' door.
@@ -57,6 +59,8 @@ pub struct PeersDoor {
     pub sessions: Sessions,
     /// Who is asked and told.
     pub keeper: Arc<dyn Keeper>,
+    /// Who carries the sessions, each to its end.
+    pub workers: Spread,
 }
 
 /// Takes connections until `drain` turns true; living sessions then get a GOAWAY and end with their last flow.
@@ -70,7 +74,15 @@ pub async fn serve(door: Arc<PeersDoor>, listener: Listener, drain: watch::Recei
         let Accepted::Tcp(tcp, remote) = accepted else { continue };
         match door.keeper.knock(remote.ip()) {
             Ok(slot) => {
-                tokio::spawn(greet(Arc::clone(&door), tcp, remote, slot, drain.clone()));
+                // A connection that fails here is gone already.
+                let Ok(tcp) = tcp.into_std() else { continue };
+                let (door, drain) = (Arc::clone(&door), drain.clone());
+                let workers = door.workers.clone();
+                workers.spawn(async move {
+                    if let Ok(tcp) = TcpStream::from_std(tcp) {
+                        greet(door, tcp, remote, slot, drain).await;
+                    }
+                });
             }
             Err(reason) => {
                 // Reset, not FIN: nothing of this connection should linger in the kernel.
