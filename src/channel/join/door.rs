@@ -64,7 +64,7 @@ pub(in crate::channel) async fn shake(
     peers: Arc<ServerConfig>,
     tcp: TcpStream,
 ) -> Result<Shaken, (Reason, String)> {
-    let failed = |e: std::io::Error| (identity::reason_of_io(&e), e.to_string());
+    let failed = |e: std::io::Error| (identity::reason_of_io(&e), identity::detail_of_io(&e));
     let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(failed)?;
     match (wants_to_join(&start.client_hello()), join) {
         (true, Some(door)) => {
