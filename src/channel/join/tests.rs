@@ -139,6 +139,7 @@ impl Scene {
             sessions: Sessions::default(),
             keeper: ear.clone(),
             join,
+            workers: crate::net::Spread::on(tokio::runtime::Handle::current()),
         };
         let (_, drain) = watch::channel(false);
         tokio::spawn(channel::serve(Arc::new(door), listener, drain));
