@@ -1,4 +1,4 @@
-//! `countersign device`: certificates of devices.
+//! `countersign device`: certificates of devices, and what a machine is.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::device_show::{ShowArgs, ShowError, show};
 use crate::identity::authority::{self, AuthorityError, IssueRequest, TTL_MAX};
 use crate::identity::{FileError, Installed, install, installed_id};
 use crate::model::{DeviceName, SpiffeId, Timestamp, units};
 
-/// Give devices their identities
+/// Give devices their identities, and show what they are
 #[derive(Args, Debug)]
 pub struct DeviceArgs {
     /// What to do
@@ -24,6 +25,8 @@ pub struct DeviceArgs {
 pub enum DeviceCommand {
     /// Issue a certificate and a key; the same name again renews them
     Issue(IssueArgs),
+    /// Show what this machine is recognised by, in digests only
+    Show(ShowArgs),
 }
 
 /// Whom to issue for, and where to put it.
@@ -57,7 +60,13 @@ pub struct IssueArgs {
 /// # Errors
 /// [`DeviceError`] when the CA refused, the folder holds another identity or `out` could not be written.
 pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), DeviceError> {
-    let DeviceCommand::Issue(args) = &args.command;
+    match &args.command {
+        DeviceCommand::Issue(args) => issue(args, now, out),
+        DeviceCommand::Show(args) => Ok(show(args, out)?),
+    }
+}
+
+fn issue(args: &IssueArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), DeviceError> {
     if !args.force {
         check_folder(&args.out, &args.name)?;
     }
@@ -110,6 +119,9 @@ pub enum DeviceError {
     /// The text could not be written.
     #[error("the output could not be written: {0}")]
     Output(#[from] io::Error),
+    /// The machine could not be shown.
+    #[error(transparent)]
+    Show(#[from] ShowError),
     /// The folder holds files whose owner cannot be told.
     #[error("`{}` holds a leaf or key that is not understood: use another `--out`, or `--force` to overwrite it", dir.display())]
     Unknown {

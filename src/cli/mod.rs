@@ -5,6 +5,7 @@ pub mod ca;
 pub mod config;
 pub mod demo;
 pub mod device;
+mod device_show;
 pub mod policy;
 pub mod run;
 pub mod status;
@@ -32,7 +33,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Make and keep a certificate authority
     Ca(ca::CaArgs),
-    /// Issue device certificates
+    /// Issue device certificates, and show what a machine is recognised by
     Device(device::DeviceArgs),
     /// Check the configuration, show what it comes to, or print an example
     Config(config::ConfigArgs),
