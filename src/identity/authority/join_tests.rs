@@ -328,10 +328,10 @@ fn two_invites_of_one_name_are_told_apart_by_their_ids() {
 fn a_failed_record_issues_nothing() {
     let scene = Scene::new(Approval::Auto);
     let failing = |_: &Recordable, _: &dyn crate::model::Sign| {
-        Err(JoinRefused { reason: Reason::RequestMalformed, detail: "x".into() })
+        Err(JoinRefused { reason: Reason::JoinMalformed, detail: "x".into() })
     };
     let refused = admit(&scene.settings, &id("authority"), &scene.ask(), &failing, scene.world.now);
-    assert_eq!(refused.unwrap_err().reason, Reason::RequestMalformed);
+    assert_eq!(refused.unwrap_err().reason, Reason::JoinMalformed);
     assert_eq!((scene.state().as_str(), scene.serials()), ("open", 0));
 }
 
