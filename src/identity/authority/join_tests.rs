@@ -445,8 +445,8 @@ fn a_key_and_a_request_that_do_not_belong_together_are_refused() {
     let file = dir.join("request.pem");
     let text = std::fs::read_to_string(&file).unwrap();
     let key = generate_key().unwrap().serialize_pem();
-    let at = text.find("-----BEGIN CERTIFICATE REQUEST").unwrap();
-    std::fs::write(&file, key + &text[at..]).unwrap();
+    let (_, request) = text.split_once("-----BEGIN CERTIFICATE REQUEST").unwrap();
+    std::fs::write(&file, key + "-----BEGIN CERTIFICATE REQUEST" + request).unwrap();
     assert!(matches!(Enrolment::begin(&dir, &scene.token), Err(EnrolError::Broken { .. })));
 }
 
