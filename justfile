@@ -23,7 +23,8 @@ deny:
 # curl, nginx and PostgreSQL through two sidecars; installs what is missing, so it wants root
 test-peers:
     .ci/peers
-    cargo test --locked --release --test it -- --ignored peers
+    cargo build --locked --release
+    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 peers::
 
 # Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
 fuzz seconds="60" *targets="":

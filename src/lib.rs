@@ -9,6 +9,7 @@ pub mod channel;
 pub mod cli;
 pub mod config;
 pub mod console;
+pub mod device;
 pub mod flow;
 pub mod identity;
 pub mod limits;

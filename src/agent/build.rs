@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::audit::{self, Log};
 use crate::capture::{self, OpenDoor};
-use crate::channel::Sessions;
+use crate::channel::{JoinDoor, Sessions};
 use crate::config::Config;
 use crate::flow::{Rooms, Table};
 use crate::identity::Identity;
@@ -32,6 +32,8 @@ pub(super) struct Built {
     pub handshakes: Handshakes,
     pub opened: audit::Opened,
     pub drain: watch::Sender<bool>,
+    /// The joining door, when this sidecar is the authority.
+    pub join: Option<JoinDoor>,
 }
 
 /// The sockets, bound; nobody is served yet.
@@ -77,9 +79,12 @@ pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError
         metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
         drain: draining,
     };
+    let rooms = Arc::new(rooms);
+    let join = super::join::door(config.authority.as_ref(), &identity, &rooms, now)?;
     Ok(Built {
-        rooms: Arc::new(rooms),
+        rooms,
         identity,
+        join,
         sessions,
         knocks: Arc::new(Knocks::new(&config.limits)),
         handshakes: Handshakes::new(&config.limits),

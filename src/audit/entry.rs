@@ -173,6 +173,8 @@ pub enum Kind {
     Block,
     /// The log mended itself, or says what it could not take.
     Repair,
+    /// A device joins: it was given its certificate, or acknowledged it.
+    Join,
     /// An operator asked for something.
     #[default]
     Admin,
@@ -192,6 +194,7 @@ impl Kind {
             Self::Revoke => "revoke",
             Self::Block => "block",
             Self::Repair => "repair",
+            Self::Join => "join",
             Self::Admin => "admin",
         }
     }

@@ -14,7 +14,7 @@ use super::answer::{Caller, Socket};
 use super::ask::ask;
 use super::{Arrival, Door, Listen, Mode, Wanted};
 use crate::model::Reason;
-use crate::net::{Accepted, Listener, SocketOptions};
+use crate::net::{Accepted, Complaints, Listener, Patience, SocketOptions};
 
 /// Where arrivals go. Called on the connection's task: it hands on and returns, it does not wait.
 pub type Take = Arc<dyn Fn(Arrival) + Send + Sync>;
@@ -27,7 +27,7 @@ pub struct OpenDoor {
     listener: Listener,
     mode: Mode,
     request_timeout: Duration,
-    requests_max: usize,
+    requests: Arc<Semaphore>,
     turned_away: TurnedAway,
 }
 
@@ -51,7 +51,7 @@ pub fn open(door: &Door) -> Result<OpenDoor, OpenError> {
         listener: listener.map_err(|source| OpenError { at, source })?,
         mode: door.mode.clone(),
         request_timeout: door.request_timeout,
-        requests_max: REQUESTS_MAX,
+        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
         turned_away: TurnedAway::default(),
     })
 }
@@ -77,6 +77,21 @@ impl OpenDoor {
         self.listener.local_addr()
     }
 
+    /// The same door, to be served by the runtime that runs now too: they share its bounds.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the kernel gives no descriptor.
+    pub fn share(&self) -> Result<Self, OpenError> {
+        let listener = self.listener.share().map_err(|source| OpenError { at: self.name(), source })?;
+        Ok(Self {
+            listener,
+            mode: self.mode.clone(),
+            request_timeout: self.request_timeout,
+            requests: Arc::clone(&self.requests),
+            turned_away: self.turned_away.clone(),
+        })
+    }
+
     /// The counter of connections closed without an answer, for the meters.
     pub fn turned_away(&self) -> TurnedAway {
         self.turned_away.clone()
@@ -84,7 +99,7 @@ impl OpenDoor {
 
     #[cfg(test)]
     pub(super) fn requests_max(self, requests_max: usize) -> Self {
-        Self { requests_max, ..self }
+        Self { requests: Arc::new(Semaphore::new(requests_max)), ..self }
     }
 }
 
@@ -100,34 +115,18 @@ impl TurnedAway {
 ///
 /// An accept that fails does not end the door: out of descriptors, it pauses and leaves them to the living flows.
 pub async fn serve(open: OpenDoor, take: Take, knock: Knock, shutdown: impl Future<Output = ()> + Send) {
-    let OpenDoor { listener, mode, request_timeout, requests_max, turned_away } = open;
+    let OpenDoor { listener, mode, request_timeout, requests, turned_away } = open;
     let name = listener.name();
     let mode = Arc::new(mode);
-    let requests = Arc::new(Semaphore::new(requests_max));
     let mut asking = JoinSet::new();
-    let mut complaints = Complaints::default();
-    let mut failed_in_a_row = 0u32;
+    let (mut patience, mut complaints) = (Patience::default(), Complaints::default());
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = asking.join_next() => continue,
-            accepted = listener.accept(SocketOptions::default()) => accepted,
+            accepted = listener.accept_patiently(SocketOptions::default(), &mut patience) => accepted,
         };
-        let accepted = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                failed_in_a_row = failed_in_a_row.saturating_add(1);
-                let Some(pause) = pause_after(&error, failed_in_a_row) else { continue };
-                complaints
-                    .say(|unsaid| tracing::warn!(door = %name, %error, unsaid, "cannot take connections"));
-                tokio::select! {
-                    () = &mut shutdown => break,
-                    () = tokio::time::sleep(pause) => continue,
-                }
-            }
-        };
-        failed_in_a_row = 0;
         let admitted = knock(accepted.ip()).and_then(|()| {
             // Not a handshake in name, but the same thing: somebody of whom nothing is known yet.
             requests.clone().try_acquire_owned().map_err(|_| Reason::HandshakesLimited)
@@ -187,74 +186,5 @@ impl Mode {
             Self::Socks5 => "socks5",
             Self::Connect => "connect",
         }
-    }
-}
-
-/// How long to leave the listener alone after a failed accept: not at all when only that one connection failed,
-/// else a little, for the kernel is out of something (descriptors, memory) and asking again at once would spin.
-fn pause_after(error: &io::Error, failed_in_a_row: u32) -> Option<Duration> {
-    match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {
-            None
-        }
-        _ if failed_in_a_row <= 1 => Some(PAUSE_FIRST),
-        _ => Some(PAUSE_NEXT),
-    }
-}
-
-/// Says a thing at most once a second, and then how many times it was not said.
-#[derive(Debug, Default)]
-struct Complaints {
-    said: Option<Instant>,
-    unsaid: u64,
-}
-
-impl Complaints {
-    fn say(&mut self, say: impl FnOnce(u64)) {
-        if self.may_say(Instant::now()) {
-            say(std::mem::take(&mut self.unsaid));
-        }
-    }
-
-    fn may_say(&mut self, now: Instant) -> bool {
-        let quiet = self.said.is_none_or(|said| now.saturating_duration_since(said) >= COMPLAINT_INTERVAL);
-        if quiet {
-            self.said = Some(now);
-        } else {
-            self.unsaid = self.unsaid.saturating_add(1);
-        }
-        quiet
-    }
-}
-
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_NEXT: Duration = Duration::from_millis(100);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn out_of_descriptors_the_loop_pauses_and_a_lost_connection_does_not_slow_it() {
-        use rustix::io::Errno;
-        let pause = |errno: Errno, in_a_row| pause_after(&errno.into(), in_a_row);
-        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM] {
-            assert_eq!(pause(errno, 1), Some(PAUSE_FIRST));
-            assert_eq!(pause(errno, 2), Some(PAUSE_NEXT));
-        }
-        for errno in [Errno::CONNABORTED, Errno::CONNRESET, Errno::INTR] {
-            assert_eq!(pause(errno, 9), None);
-        }
-    }
-
-    #[test]
-    fn a_complaint_is_said_once_a_second_with_the_number_of_those_that_were_not() {
-        let mut complaints = Complaints::default();
-        let start = Instant::now();
-        let said =
-            [0, 1, 999, 1000, 1001, 2000].map(|ms| complaints.may_say(start + Duration::from_millis(ms)));
-        assert_eq!(said, [true, false, false, true, false, true]);
-        assert_eq!(complaints.unsaid, 3);
     }
 }

@@ -9,17 +9,19 @@ use h2::server::SendResponse;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::h1;
 use super::h2_stream::{self, *};
+use super::join::{self, JoinDoor, Shaken};
 use super::keepalive;
 use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
 use super::settings::Settings;
-use crate::identity::{self, Identity};
+use crate::identity::Identity;
 use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
-use crate::net::{Accepted, Answer, BoxFuture, BoxStream, Listener, SocketOptions, StreamError};
+use crate::net::{
+    Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, SocketOptions, Spread, StreamError,
+};
 use crate::protocols;
 
 /// One CONNECT at the peers' door.
@@ -57,20 +59,32 @@ pub struct PeersDoor {
     pub sessions: Sessions,
     /// Who is asked and told.
     pub keeper: Arc<dyn Keeper>,
+    /// The joining door, when this sidecar is the authority.
+    pub join: Option<JoinDoor>,
+    /// Who carries the sessions, each to its end.
+    pub workers: Spread,
 }
 
 /// Takes connections until `drain` turns true; living sessions then get a GOAWAY and end with their last flow.
 pub async fn serve(door: Arc<PeersDoor>, listener: Listener, drain: watch::Receiver<bool>) {
-    let mut stop = drain.clone();
+    let (mut stop, mut patience) = (drain.clone(), Patience::default());
     loop {
         let accepted = tokio::select! {
             () = until_true(&mut stop) => return,
-            accepted = listener.accept_patiently(SocketOptions::default()) => accepted,
+            accepted = listener.accept_patiently(SocketOptions::default(), &mut patience) => accepted,
         };
         let Accepted::Tcp(tcp, remote) = accepted else { continue };
         match door.keeper.knock(remote.ip()) {
             Ok(slot) => {
-                tokio::spawn(greet(Arc::clone(&door), tcp, remote, slot, drain.clone()));
+                // A connection that fails here is gone already.
+                let Ok(tcp) = tcp.into_std() else { continue };
+                let (door, drain) = (Arc::clone(&door), drain.clone());
+                let workers = door.workers.clone();
+                workers.spawn(async move {
+                    if let Ok(tcp) = TcpStream::from_std(tcp) {
+                        greet(door, tcp, remote, slot, drain).await;
+                    }
+                });
             }
             Err(reason) => {
                 // Reset, not FIN: nothing of this connection should linger in the kernel.
@@ -90,12 +104,16 @@ async fn greet(
     drain: watch::Receiver<bool>,
 ) {
     let config = door.identity.server_config(&[ALPN_H2, ALPN_H1]);
-    let shaken = tokio::time::timeout(door.settings.handshake_timeout, TlsAcceptor::from(config).accept(tcp));
+    let shaken =
+        tokio::time::timeout(door.settings.handshake_timeout, join::shake(door.join.as_ref(), config, tcp));
     let tls = match shaken.await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(e)) => {
-            return door.keeper.refused(remote, identity::reason_of_io(&e), &identity::detail_of_io(&e));
+        Ok(Ok(Shaken::Peer(tls))) => *tls,
+        Ok(Ok(Shaken::Joiner(tls))) => {
+            drop(slot);
+            let Some(join) = &door.join else { return };
+            return join::serve(join, &*door.keeper, *tls, remote).await;
         }
+        Ok(Err((reason, detail))) => return door.keeper.refused(remote, reason, &detail),
         Err(_) => return door.keeper.refused(remote, Reason::TlsTimeout, ""),
     };
     let now = Timestamp::now();

@@ -2,16 +2,22 @@
 //!
 //! Every flow is an HTTP CONNECT request over a mutually authenticated connection (RFC 9113 §8.5, RFC 9110 §9.3.6).
 //! The peers' door speaks h2 to sidecars and HTTP/1.1 to plain clients such as curl; going out is always h2.
+//! Beside it stands the narrow door of `join`, where a device without a certificate gets one.
 
 mod dial;
 mod h1;
 mod h2_stream;
+mod join;
 mod keepalive;
 mod listen;
 mod session;
 mod settings;
 
 pub use dial::{DialError, Dialled, OpenError, dial};
+pub use join::{
+    ALPN_JOIN, AskMessage, COMPONENTS_MAX, Clerk, Facts, JOINS_MAX, JoinDoor, JoinError, JoinOutcome,
+    JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError, VALUES_MAX, join,
+};
 pub use listen::{Arrival, Keeper, PeersDoor, serve};
 pub use session::{Session, SessionId, Sessions};
 pub use settings::*;

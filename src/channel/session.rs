@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::CommonState;
@@ -96,13 +97,21 @@ impl Session {
 
 /// The living sessions, so that a reload can find them. Bounded by the connections that made them.
 #[derive(Clone, Default)]
-pub struct Sessions(Arc<Mutex<HashMap<SessionId, Arc<Session>>>>);
+pub struct Sessions(Arc<Registry>);
+
+#[derive(Default)]
+struct Registry {
+    /// By a number of our own: a sidecar that dials itself holds both ends of one session.
+    living: Mutex<HashMap<u64, Arc<Session>>>,
+    next: AtomicU64,
+}
 
 impl Sessions {
     /// Registers a session until the guard is dropped.
     pub(crate) fn register(&self, session: &Arc<Session>) -> Registered {
-        self.lock().insert(session.id, Arc::clone(session));
-        Registered { sessions: self.clone(), id: session.id }
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.lock().insert(number, Arc::clone(session));
+        Registered { sessions: self.clone(), number }
     }
 
     /// The living ones.
@@ -120,20 +129,20 @@ impl Sessions {
         self.len() == 0
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Arc<Session>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Session>>> {
+        self.0.living.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes a session out of [`Sessions`] when dropped.
 pub(crate) struct Registered {
     sessions: Sessions,
-    id: SessionId,
+    number: u64,
 }
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.sessions.lock().remove(&self.id);
+        self.sessions.lock().remove(&self.number);
     }
 }
 

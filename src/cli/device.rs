@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use super::device_queue::{self, QueueCommand, QueueError};
 use crate::identity::authority::{self, AuthorityError, IssueRequest, TTL_MAX};
 use crate::identity::{FileError, Installed, install, installed_id};
 use crate::model::{DeviceName, SpiffeId, Timestamp, units};
@@ -24,6 +25,9 @@ pub struct DeviceArgs {
 pub enum DeviceCommand {
     /// Issue a certificate and a key; the same name again renews them
     Issue(IssueArgs),
+    /// Who may join, and who may no longer
+    #[command(flatten)]
+    Queue(QueueCommand),
 }
 
 /// Whom to issue for, and where to put it.
@@ -57,7 +61,13 @@ pub struct IssueArgs {
 /// # Errors
 /// [`DeviceError`] when the CA refused, the folder holds another identity or `out` could not be written.
 pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), DeviceError> {
-    let DeviceCommand::Issue(args) = &args.command;
+    match &args.command {
+        DeviceCommand::Issue(args) => issue(args, now, out),
+        DeviceCommand::Queue(command) => Ok(device_queue::run(command, now, out)?),
+    }
+}
+
+fn issue(args: &IssueArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), DeviceError> {
     if !args.force {
         check_folder(&args.out, &args.name)?;
     }
@@ -68,7 +78,7 @@ pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(),
     writeln!(out, "`{}` in `{}`", issued.id, args.out.display())?;
     writeln!(out, "  serial {}", issued.serial)?;
     writeln!(out, "  until  {}", issued.not_after)?;
-    // Certificates know no fractions of a second.
+    // A certificate ends on a whole second.
     if issued.not_after.as_secs() < now.plus(args.ttl).as_secs() {
         writeln!(out, "note: it ends with the issuing CA, sooner than asked for")?;
     }
@@ -111,6 +121,9 @@ pub enum DeviceError {
     /// The text could not be written.
     #[error("the output could not be written: {0}")]
     Output(#[from] io::Error),
+    /// An invite or a decision.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
     /// The folder holds files whose owner cannot be told.
     #[error("`{}` holds a leaf or key that is not understood: use another `--out`, or `--force` to overwrite it", dir.display())]
     Unknown {
@@ -178,15 +191,15 @@ mod tests {
     }
 
     #[test]
-    fn a_shorter_life_is_told_only_when_it_is_shorter() {
-        let (dir, now) = made();
-        let later = Timestamp::from_millis(now.as_millis() + 250);
-        let text = play("--name web-1", dir.path(), later).unwrap();
-        assert!(!text.contains("note:"), "{text}");
-        // The issuing CA lives for a year.
-        let later = now.plus(Duration::from_secs(365 * 86_400 - 3600));
-        let text = play("--name web-1", dir.path(), later).unwrap();
-        assert!(text.contains("note: it ends with the issuing CA"), "{text}");
+    fn only_an_end_that_was_cut_to_the_issuing_cas_is_told() {
+        let (dir, made) = made();
+        let note =
+            |now, ttl| play(&format!("--name web-1 --ttl {ttl}"), dir.path(), now).unwrap().contains("note");
+        // In the middle of a second: what X.509 cannot say is no shortening.
+        let now = Timestamp::from_millis(made.as_millis() + 744);
+        assert!(!note(now, "1h"));
+        let late = made.plus(Duration::from_secs(360 * 86_400));
+        assert!(note(late, "30d"));
     }
 
     #[test]

@@ -5,6 +5,8 @@ pub mod ca;
 pub mod config;
 pub mod demo;
 pub mod device;
+pub mod device_queue;
+pub mod join;
 pub mod policy;
 pub mod run;
 pub mod status;
@@ -34,6 +36,8 @@ enum Command {
     Ca(ca::CaArgs),
     /// Issue device certificates
     Device(device::DeviceArgs),
+    /// Join with a one-time token from `countersign device invite`
+    Join(join::JoinArgs),
     /// Check the configuration, show what it comes to, or print an example
     Config(config::ConfigArgs),
     /// Check, test and explain the policy
@@ -56,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Ca(args) => told(|out| ca::run(&args, Timestamp::now(), out)),
         Command::Device(args) => told(|out| device::run(&args, Timestamp::now(), out)),
+        Command::Join(args) => told(|out| join::run(&args, Timestamp::now(), out)),
         Command::Config(args) => config::run(&args),
         Command::Policy(args) => {
             let done =

@@ -90,11 +90,19 @@ impl<'n> File<'n> {
         let version = version(&mut root);
         let trust = self.identity(root.table("identity"));
         let device = self.device(root.table("device"));
+        let authority = root.table("authority");
+        let authority_at = authority.at();
+        let authority = self.authority(authority);
         let peers = self.peers(root.table("peers"));
+        if let (Ok(Some(_)), Ok(None)) = (&authority, &peers) {
+            self.notes
+                .absent(authority_at, "`[authority]` needs `[peers] listen`: no device could knock to join");
+        }
         let channel = rooms::channel(root.table("channel"));
         let (inbounds, outbounds) = (root.tables("inbound"), root.tables("outbound"));
         let captures = root.tables("capture");
-        purpose(&root, matches!(peers, Ok(None)), &inbounds, &outbounds);
+        let deaf = matches!(peers, Ok(None));
+        purpose(&root, deaf, matches!(authority, Ok(None)), &inbounds, &outbounds);
         let (inbound, targets) = self.inbound(inbounds);
         let domain = trust.as_ref().ok().map(|identity| &identity.trust_domain);
         let (outbound, mut doors) = self.outbound(outbounds, domain, captures.is_empty());
@@ -119,6 +127,7 @@ impl<'n> File<'n> {
         Ok(Config {
             identity: identity::Settings { pq, ..trust? },
             device: device?,
+            authority: authority?,
             policy: policy?,
             audit: audit?,
             limits: limits?,
@@ -176,8 +185,8 @@ fn version(root: &mut Table<'_>) -> Read<u64> {
 }
 
 /// The file must give this sidecar something to do.
-fn purpose(root: &Table<'_>, deaf: bool, inbounds: &[Table<'_>], outbounds: &[Table<'_>]) {
-    if inbounds.is_empty() && outbounds.is_empty() {
+fn purpose(root: &Table<'_>, deaf: bool, alone: bool, inbounds: &[Table<'_>], outbounds: &[Table<'_>]) {
+    if inbounds.is_empty() && outbounds.is_empty() && alone {
         root.absent(
             "nothing to do: name a service of this host with `[peers] listen` and `[[inbound]]`, or one of a peer \
              with `[[outbound]]`",

@@ -28,6 +28,8 @@ pub struct Config {
     pub identity: identity::Settings,
     /// `[device]`.
     pub device: DeviceSettings,
+    /// `[authority]`, on the one sidecar that others join at.
+    pub authority: Option<identity::authority::Settings>,
     /// `[policy]`.
     pub policy: policy::Settings,
     /// `[audit]`.

@@ -122,6 +122,11 @@ impl<'n> Table<'n> {
         tables
     }
 
+    /// Whether the file has it.
+    pub fn is_there(&self) -> bool {
+        self.entries.is_some()
+    }
+
     /// Its offset in the file, 0 when the file does not have it.
     pub fn at(&self) -> usize {
         self.at

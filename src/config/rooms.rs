@@ -1,4 +1,4 @@
-//! The tables of the rooms: identity, device, channel, policy, audit, admin, limits, log and drain.
+//! The tables of the rooms: identity, device, authority, channel, policy, audit, admin, limits, log and drain.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use super::mistake::Read;
 use super::raw::{Table, Value, cut};
 use super::services::{CONNECT, IDLES, RESTS, WAITS, never_exposed};
 use crate::capture::Listen;
+use crate::identity::authority;
 use crate::model::TrustDomain;
 use crate::net::UnixMode;
 use crate::{audit, channel, console, identity, limits, policy, telemetry};
@@ -112,6 +113,29 @@ impl<'n> File<'n> {
         Ok(console::Settings { listen: listen.transpose()?, hosts: hosts?, socket: socket? })
     }
 
+    /// `None` when the file has no `[authority]`.
+    pub fn authority(&self, mut table: Table<'n>) -> Read<Option<authority::Settings>> {
+        use authority::Approval::{Auto, Queue};
+        let there = table.is_there();
+        let ca = self.path_or(&mut table, "ca", "ca");
+        let records = self.path_or(&mut table, "records", "devices");
+        let approval = table.get_or("approval", Auto, |v| v.one_of(&[("auto", Auto), ("queue", Queue)]));
+        let mut ttl = |key, default, most| table.get_or(key, default, |v| v.duration(SHORTEST_TTL..=most));
+        let leaf_ttl = ttl("leaf_ttl", authority::TTL_DEFAULT, authority::TTL_MAX);
+        let crl_ttl = ttl("crl_ttl", authority::CRL_TTL_DEFAULT, authority::CRL_TTL_MAX);
+        let record_ttl = ttl("record_ttl", Duration::from_secs(30 * 86_400), RECORD_TTL_MAX);
+        table.finish();
+        let settings = authority::Settings {
+            ca: ca?,
+            records: records?,
+            approval: approval?,
+            leaf_ttl: leaf_ttl?,
+            crl_ttl: crl_ttl?,
+            record_ttl: record_ttl?,
+        };
+        Ok(there.then_some(settings))
+    }
+
     /// A path, relative to the file's folder.
     pub fn path(&self, value: &Value<'n>) -> Read<PathBuf> {
         value.words().map(|text| self.folder.join(text))
@@ -127,8 +151,8 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     let seconds = Duration::from_secs;
     let pq =
         table.get_or("pq", Prefer, |v| v.one_of(&[("off", Off), ("prefer", Prefer), ("require", Require)]));
-    let connections_max = table.get_or("connections_max", 8, |v| v.count(1..=1024));
-    let streams_max = table.get_or("streams_max", 100, |v| v.count(1..=10_000));
+    let connections_max = table.get_or("connections_max", 16, |v| v.count(1..=1024));
+    let streams_max = table.get_or("streams_max", 1000, |v| v.count(1..=10_000));
     let handshake_timeout = table.get_or("handshake_timeout", seconds(10), |v| v.duration(WAITS));
     let connect_timeout = table.get_or("connect_timeout", CONNECT, |v| v.duration(WAITS));
     let answer_timeout = table.get_or("answer_timeout", seconds(15), |v| v.duration(WAITS));
@@ -237,4 +261,8 @@ const GIB: u64 = 1 << 30;
 const COUNT_MAX: u64 = 10_000_000;
 /// Most names in `[admin] hosts`.
 const HOSTS_MAX: usize = 64;
+/// Shortest life of what the authority signs: below it clocks alone would end it.
+const SHORTEST_TTL: Duration = Duration::from_secs(30);
+/// Longest life of a device record.
+const RECORD_TTL_MAX: Duration = Duration::from_secs(90 * 86_400);
 const SOCKET: &str = "countersign.sock";

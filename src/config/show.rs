@@ -38,11 +38,29 @@ impl Config {
         toml.path("sysroot", &device.sysroot);
         toml.path("records", &device.records);
         toml.pair("require_tier", device.require_tier);
+        self.show_authority(toml);
         toml.header("[peers]");
         match channel.listen {
             Some(address) => toml.text("listen", address),
             None => toml.line(format_args!("# listen: off, this sidecar only dials")),
         }
+    }
+
+    fn show_authority(&self, toml: &mut Toml) {
+        let Some(authority) = &self.authority else { return };
+        toml.header("[authority]");
+        toml.path("ca", &authority.ca);
+        toml.path("records", &authority.records);
+        toml.text(
+            "approval",
+            match authority.approval {
+                identity::authority::Approval::Auto => "auto",
+                identity::authority::Approval::Queue => "queue",
+            },
+        );
+        toml.time("leaf_ttl", authority.leaf_ttl);
+        toml.time("crl_ttl", authority.crl_ttl);
+        toml.time("record_ttl", authority.record_ttl);
     }
 
     fn show_services(&self, toml: &mut Toml) {

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::answer::{self, Answer};
 use super::{AdminEvent, Ask, AskError, Door, House, Route, RouteError, Settings, admit, host_ok, route};
 use crate::model::Reason;
-use crate::net::{Accepted, Listener, SocketOptions};
+use crate::net::{Accepted, Listener, Patience, SocketOptions};
 use crate::telemetry::Metrics;
 
 /// Connections to one listener at once; past it they are answered 503 unread.
@@ -90,20 +90,13 @@ pub(super) async fn serve_desk(
 ) {
     let room = Arc::new(Semaphore::new(desk.bounds.connections_max));
     let mut connections = JoinSet::new();
+    let mut patience = Patience::default();
     tokio::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept(SocketOptions::default()) => accepted,
-        };
-        let accepted = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, listener = listener.name(), "admin connection not accepted");
-                tokio::time::sleep(ACCEPT_REST).await;
-                continue;
-            }
+            accepted = listener.accept_patiently(SocketOptions::default(), &mut patience) => accepted,
         };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
             desk.house.refused(Reason::AdminLimited);
@@ -267,8 +260,6 @@ fn judge(door: Door, request: &Request<impl Body>) -> Result<Route, Refused> {
 
 /// Characters of a request that are written down.
 const WHAT_LEN_MAX: usize = 128;
-/// Rest after a connection could not be accepted: descriptors may run out for a while.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
 /// Longest wait for the requests under way at shutdown.
 const GRACE: Duration = Duration::from_secs(5);
 const TURNED_AWAY: &[u8] =

@@ -91,3 +91,19 @@ impl From<PoolError> for ExitError {
 
 /// The port written into a CONNECT for a service's name.
 const SERVICE_PORT: u16 = 443;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_own_door_is_never_dialled_whatever_name_leads_there() {
+        let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = door.local_addr().unwrap();
+        for name in [addr.to_string(), format!("localhost:{}", addr.port())] {
+            let led = tcp(&name.parse().unwrap(), &[addr], Duration::from_secs(5)).await;
+            let Err(error) = led else { panic!("{name} was dialled") };
+            assert_eq!(error.reason, Reason::LoopDetected, "{name}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use super::authority::Issued;
 use super::file::{Access, FileError, make_dir, read, write};
 use super::load::{PEM_FILE_MAX, parse_certificates};
 use super::svid::svid;
-use crate::model::SpiffeId;
+use crate::model::{SpiffeId, Timestamp};
 
 /// Writes `leaf.key`, `leaf.pem`, `bundle.pem` and `crl.pem` into `dir`, each whole; makes `dir` if need be.
 ///
@@ -45,6 +45,38 @@ pub fn installed_id(dir: &Path) -> Result<Installed, FileError> {
     }
     let chain = parse_certificates(&read(&leaf, PEM_FILE_MAX)?).unwrap_or_default();
     Ok(chain.first().and_then(|c| svid(c).ok()).map_or(Installed::Unknown, |s| Installed::Id(s.id)))
+}
+
+/// When the leaf in `dir` ends; `None` when there is none that can be read.
+///
+/// # Errors
+/// [`FileError`] when the leaf is there and cannot be read.
+pub fn leaf_not_after(dir: &Path) -> Result<Option<Timestamp>, FileError> {
+    let leaf = dir.join(LEAF);
+    if leaf.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let chain = parse_certificates(&read(&leaf, PEM_FILE_MAX)?).unwrap_or_default();
+    Ok(chain.first().and_then(|c| svid(c).ok()).map(|s| s.not_after))
+}
+
+/// Writes a file that is no secret, whole or not at all; makes its folder if need be.
+///
+/// # Errors
+/// [`FileError`] with its path; the old file is then untouched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        make_dir(dir)?;
+    }
+    write(path, bytes, Access::Everybody)
+}
+
+/// Reads a regular file of at most `len_max` bytes.
+///
+/// # Errors
+/// [`FileError`] with its path.
+pub fn read_file(path: &Path, len_max: u64) -> Result<Vec<u8>, FileError> {
+    read(path, len_max)
 }
 
 const LEAF: &str = "leaf.pem";

@@ -1,9 +1,11 @@
 //! Issues, checks and rotates X.509 identities (SPIFFE X.509-SVID).
 
 pub mod authority;
+mod enrol;
 mod file;
 mod hybrid;
 mod install;
+mod joining;
 mod load;
 mod material;
 mod own;
@@ -16,8 +18,10 @@ mod svid;
 mod trust;
 mod verify;
 
+pub use enrol::{EnrolError, Enrolment, Gift, Joined};
 pub use file::FileError;
-pub use install::{Installed, install, installed_id};
+pub use install::{Installed, install, installed_id, leaf_not_after, read_file, write_file};
+pub use joining::joining_client;
 pub use load::{
     CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, PEM_FILE_MAX, ROOTS_MAX, crl_next_update, parse_certificates,
 };

@@ -149,6 +149,10 @@ impl Identity {
         Arc::new(config)
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
     /// Whether a living session's peer would still be let in, by the bundle, the lists and the clock of now.
     ///
     /// While a configured CRL cannot be used the last good lists judge, until their nextUpdate: a file

@@ -47,7 +47,7 @@ impl Door {
 }
 
 /// The rules that come after the chain: X.509-SVID, our trust domain, the expected ID.
-fn check_leaf(
+pub(super) fn check_leaf(
     leaf: &CertificateDer<'_>,
     trust_domain: &TrustDomain,
     expected: Option<&SpiffeId>,

@@ -236,6 +236,114 @@ reasons! {
     ReloadFailed "reload_failed" 409 "proxy_configuration_error"
         "what is there cannot be loaded, so what ran before goes on"
         "mend the named files, then reload again";
+    /// No evidence from a device that must give it.
+    EvidenceMissing "evidence_missing" 403 "http_request_denied"
+        "the peer gave no evidence about its device"
+        "run a sidecar that attests on that device, or name it among those that need not";
+    /// Evidence that cannot be read, or is larger than allowed.
+    EvidenceMalformed "evidence_malformed" 403 "http_request_error"
+        "the evidence about the device cannot be read"
+        "run the same version of Countersign on both sides";
+    /// Evidence made for another connection, key or role: replayed, relayed or reflected.
+    EvidenceBinding "evidence_binding" 403 "http_request_denied"
+        "the evidence was made for another connection, key or role"
+        "look for whoever stands between the two devices: `countersign audit why ID`";
+    /// Evidence that the key of the connection did not sign.
+    EvidenceSignature "evidence_signature" 403 "http_request_denied"
+        "the evidence was not signed by the key that the connection was opened with"
+        "look for a copied certificate: `countersign audit why ID`";
+    /// Evidence of another time than now.
+    EvidenceStale "evidence_stale" 403 "http_request_denied"
+        "the evidence is of another time than now"
+        "compare the clocks of both hosts";
+    /// No device record where one is needed.
+    RecordMissing "record_missing" 403 "http_request_denied"
+        "the peer gave no record of its device"
+        "enrol the device: `countersign device invite`, then `countersign join`";
+    /// A record that is broken, badly signed, or of another device or key.
+    RecordInvalid "record_invalid" 403 "http_request_denied"
+        "the record of the device is broken, badly signed, or of another device"
+        "enrol the device again: `countersign device invite`, then `countersign join`";
+    /// A record older than one already seen.
+    RecordRolledBack "record_rolled_back" 403 "http_request_denied"
+        "the record of the device is older than one already seen"
+        "bring the device its newest record, and ask who kept an old one";
+    /// A record past its end.
+    RecordExpired "record_expired" 403 "http_request_denied"
+        "the record of the device has expired"
+        "bring the device to its authority, and compare the clocks of both hosts";
+    /// Too much of the device changed, or the authority said so.
+    DeviceQuarantined "device_quarantined" 403 "http_request_denied"
+        "the device is in quarantine"
+        "look at what changed, then `countersign device approve NAME`";
+    /// The authority took the device out.
+    DeviceRevoked "device_revoked" 403 "http_request_denied"
+        "the device has been revoked"
+        "enrol it again if it may come back";
+    /// The device proves less than the service asks for.
+    TierTooLow "tier_too_low" 403 "http_request_denied"
+        "the device is bound to its identity less strongly than asked for"
+        "enrol it with a higher tier, or lower what the policy asks for";
+    /// The lease ran out and was not renewed.
+    LeaseExpired "lease_expired" 403 "connection_terminated"
+        "the lease of the session ran out and was not renewed"
+        "check that both sidecars run and reach each other";
+    /// Two machines seem to use one identity.
+    CloneSuspected "clone_suspected" 403 "http_request_denied"
+        "two machines seem to use the identity of this device"
+        "find the copy, then give it an identity of its own: `countersign device reset-clone NAME`";
+    /// A token that the authority never made or has forgotten.
+    JoinTokenUnknown "join_token_unknown" 403 "http_request_denied"
+        "the authority knows no such token"
+        "make a new one: `countersign device invite`";
+    /// A token that was used.
+    JoinTokenSpent "join_token_spent" 403 "http_request_denied"
+        "the token has been used"
+        "make a new one: `countersign device invite`; ask who used this one";
+    /// A token past its end.
+    JoinTokenExpired "join_token_expired" 403 "http_request_denied"
+        "the token has expired"
+        "make a new one: `countersign device invite`";
+    /// A token of another authority.
+    JoinTokenForeign "join_token_foreign" 403 "http_request_denied"
+        "the token is of another authority"
+        "take the token to the authority that made it";
+    /// A request for a name other than the token's.
+    JoinNameMismatch "join_name_mismatch" 403 "http_request_denied"
+        "the token was made for another name"
+        "make a token for this name: `countersign device invite --name NAME`";
+    /// Joining waits for a person.
+    JoinPending "join_pending" 503 "http_request_denied"
+        "joining waits for approval"
+        "approve it on the authority: `countersign device approve NAME`, then join again";
+    /// A person said no.
+    JoinDenied "join_denied" 403 "http_request_denied"
+        "joining was denied by an administrator"
+        "ask the administrator of the authority";
+    /// Anything but joining on the join door.
+    JoinDoorOnly "join_door_only" 403 "http_request_denied"
+        "nothing but joining is possible here"
+        "join first, then connect with the certificate";
+    /// More joins at once than the authority takes.
+    JoinLimited "join_limited" 503 "connection_limit_reached"
+        "the authority is busy with other joins"
+        "run the same `countersign join` again";
+    /// No authority here.
+    JoinUnavailable "join_unavailable" 403 "http_request_denied"
+        "this sidecar is no authority, so nobody can join here"
+        "join at the sidecar that has `[authority]`, or make a new token with its address";
+    /// No certificate request that can be used.
+    JoinCsrInvalid "join_csr_invalid" 400 "http_request_error"
+        "the certificate request is broken, or its signature is"
+        "remove `join-state` of the `--out` folder and join again with a new token";
+    /// Another request than the one the token was used for first.
+    JoinCsrChanged "join_csr_changed" 403 "http_request_denied"
+        "the token was used before with another key"
+        "join from the folder that began, or deny this one and make a new token; if nobody began, the token was stolen";
+    /// The acknowledgement is not of the new key.
+    JoinAckInvalid "join_ack_invalid" 403 "http_request_denied"
+        "the acknowledgement is not signed by the key of the new certificate"
+        "join again with the same token from the folder that began";
     /// Our own mistake.
     Internal "internal_error" 500 "proxy_internal_error"
         "something went wrong inside this sidecar"

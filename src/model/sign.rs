@@ -2,7 +2,7 @@
 
 /// Makes signatures with one private key. `identity` implements it; `device` and `audit` only ask.
 pub trait Sign: Send + Sync {
-    /// Signs `message` whole.
+    /// Signs `message` whole: ECDSA in ASN.1 (RFC 3279 §2.2.3), Ed25519 as its 64 bytes (RFC 8032 §5.1.6).
     ///
     /// # Errors
     /// [`SignError`] when the key cannot be used now.

@@ -1,15 +1,18 @@
 //! Sockets: listening, connecting and their options, in one constructor each.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 
 use super::stream::{BoxStream, Chunks, EndKind, ReadHalf, SLICES_MAX, StreamError, WriteHalf};
@@ -31,6 +34,10 @@ impl FromStr for Target {
             Some("") => Err(TargetError::Path),
             Some(path) if path.len() > UNIX_PATH_MAX || path.contains('\0') => Err(TargetError::Path),
             Some(path) => Ok(Self::Unix(path.into())),
+            // `UNIX:1` is no host called unix: written back it would be a path.
+            None if text.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("unix:")) => {
+                Err(TargetError::Path)
+            }
             None => Ok(Self::Tcp(text.parse()?)),
         }
     }
@@ -99,8 +106,8 @@ impl SocketOptions {
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// Unix; the path is removed when dropped.
-    Unix(UnixListener, PathBuf),
+    /// Unix; the path is removed when the last that shares it is dropped.
+    Unix(UnixListener, Arc<UnixPath>),
 }
 
 /// A connection a [`Listener`] took.
@@ -150,14 +157,14 @@ impl Listener {
             let _ = std::fs::remove_file(&private);
             return Err(e);
         }
-        Ok(Self::Unix(listener, path.to_owned()))
+        Ok(Self::Unix(listener, Arc::new(UnixPath(path.to_owned()))))
     }
 
     /// Where it listens, for logs.
     pub fn name(&self) -> String {
         match self {
             Self::Tcp(l) => l.local_addr().map_or_else(|_| "tcp".into(), |a| a.to_string()),
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Self::Unix(_, path) => format!("unix:{}", path.0.display()),
         }
     }
 
@@ -166,6 +173,24 @@ impl Listener {
         match self {
             Self::Tcp(l) => l.local_addr().ok(),
             Self::Unix(..) => None,
+        }
+    }
+
+    /// The same listening socket for the runtime that runs now: whoever is free takes the next connection.
+    ///
+    /// # Errors
+    /// The kernel's, when descriptors ran out.
+    pub fn share(&self) -> io::Result<Self> {
+        use std::os::fd::AsFd;
+        match self {
+            Self::Tcp(l) => {
+                let same = std::net::TcpListener::from(l.as_fd().try_clone_to_owned()?);
+                Ok(Self::Tcp(TcpListener::from_std(same)?))
+            }
+            Self::Unix(l, path) => {
+                let same = std::os::unix::net::UnixListener::from(l.as_fd().try_clone_to_owned()?);
+                Ok(Self::Unix(UnixListener::from_std(same)?, Arc::clone(path)))
+            }
         }
     }
 
@@ -190,27 +215,12 @@ impl Listener {
     }
 }
 
-impl Listener {
-    /// Takes the next connection, however long that takes: when descriptors run out it waits a little and tries
-    /// again, so that the living can finish; a connection that was gone before it was taken is passed over.
-    pub async fn accept_patiently(&self, options: SocketOptions) -> Accepted {
-        loop {
-            match self.accept(options).await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::warn!(%error, door = self.name(), "a connection could not be taken");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
+/// Removes a Unix socket's path when dropped.
+pub struct UnixPath(PathBuf);
 
-impl Drop for Listener {
+impl Drop for UnixPath {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
-        }
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -270,7 +280,7 @@ impl From<UnixStream> for BoxStream {
 /// What TCP and Unix read halves share.
 trait ReadSocket: Send {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize>;
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>>;
 }
 
 /// What TCP and Unix write halves share.
@@ -287,8 +297,10 @@ macro_rules! sockets {
             fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 AsRef::<$stream>::as_ref(self).poll_read_ready(cx)
             }
-            fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-                AsRef::<$stream>::as_ref(self).try_read_buf(buffer)
+            // Not `try_read_buf`: that takes a read that did not fill the buffer for one of many, and asks the kernel
+            // again only to hear that there is nothing.
+            fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+                std::pin::pin!(self.read_buf(buffer)).poll(cx)
             }
         }
         impl WriteSocket for $write {
@@ -343,16 +355,15 @@ impl<R: ReadSocket> ReadHalf for SocketRead<R> {
                 self.buffer = BytesMut::with_capacity(self.ask);
             }
             let room = self.buffer.capacity();
-            match self.socket.try_read(&mut self.buffer) {
-                Ok(0) => return Poll::Ready(Ok(None)),
-                Ok(len) => {
+            match self.socket.poll_read(cx, &mut self.buffer)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(None)),
+                Poll::Ready(len) => {
                     if len == room {
                         self.ask = READ_MAX.min(self.ask * 4);
                     }
                     return Poll::Ready(Ok(Some(self.buffer.split().freeze())));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e.into())),
+                Poll::Pending => {}
             }
         }
     }
@@ -405,8 +416,6 @@ impl<W: WriteSocket> WriteHalf for SocketWrite<W> {
     }
 }
 
-/// Pause after a connection could not be taken: bounds both the work and the log lines of a full house.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
@@ -428,6 +437,15 @@ mod tests {
         for text in ["", "unix:", "orders", &format!("unix:/{}", "a".repeat(UNIX_PATH_MAX))] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
+    }
+
+    /// Found by the fuzz target `authority`: `UNIX:1` was the host `unix`, and the path `1` once written and read again.
+    #[test]
+    fn a_host_is_never_taken_for_a_scheme() {
+        for text in ["UNIX:1", "Unix:8080", "uNIX:/run/a.sock"] {
+            assert_eq!(text.parse::<Target>(), Err(TargetError::Path), "{text}");
+        }
+        assert!(matches!("unix.example.org:1".parse(), Ok(Target::Tcp(_))));
     }
 
     #[tokio::test]

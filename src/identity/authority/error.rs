@@ -4,12 +4,26 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::file::FileError;
-use crate::model::Timestamp;
+use crate::model::{SpiffeId, Timestamp, TrustDomain};
 
 /// Why the built-in CA could not do something.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthorityError {
+    /// No address for a token, or too many.
+    #[error("{count} addresses of the authority, expected 1..={}", super::Token::ADDRESSES_MAX)]
+    Addresses {
+        /// How many.
+        count: usize,
+    },
+    /// Several invites of one name.
+    #[error("several invites are meant by `{what}`, name one by its id: {}", ids.join(", "))]
+    Ambiguous {
+        /// The text, cut to 80 characters.
+        what: String,
+        /// Their ids.
+        ids: Vec<String>,
+    },
     /// `init` would overwrite a CA.
     #[error("`{}` exists: a CA is never overwritten, use another `--dir`", path.display())]
     Exists {
@@ -43,6 +57,23 @@ pub enum AuthorityError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// An authority of another trust domain than the CA.
+    #[error("`{id}` is not of the CA's trust domain `{trust_domain}`")]
+    Foreign {
+        /// Who was named.
+        id: SpiffeId,
+        /// What the CA issues for.
+        trust_domain: TrustDomain,
+    },
+    /// As many invites as may be kept.
+    #[error(
+        "{count} invites are kept, expected fewer than {}: deny or wait for old ones to be forgotten",
+        super::INVITES_MAX
+    )]
+    Invites {
+        /// How many.
+        count: usize,
+    },
     /// A key is not that of its certificate.
     #[error("`{}` is not the private key of `{}`", path.display(), certificate.display())]
     KeyMismatch {
@@ -80,6 +111,12 @@ pub enum AuthorityError {
     /// Neither a name of the ledger nor a serial number.
     #[error("`{what}` was never issued here and is no serial number (hexadecimal, 1..=20 bytes)")]
     NotIssued {
+        /// The text, cut to 80 characters.
+        what: String,
+    },
+    /// No invite of this name or id that could be decided.
+    #[error("no invite `{what}` waits for a decision; `countersign device pending` lists those that do")]
+    NotPending {
         /// The text, cut to 80 characters.
         what: String,
     },

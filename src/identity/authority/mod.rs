@@ -7,15 +7,21 @@
 //! | `issuing.key`, `issuing.pem` | signs devices and their revocation | this CA |
 //! | `issued.jsonl` | one line per issued certificate | this CA |
 //! | `crl.pem` | revocation lists of both CAs | every sidecar |
+//! | `invites/` | one file per invite, with the key that checks its token | this CA |
 //!
 //! One command at a time holds the folder (`.lock`); files are replaced whole.
 
 mod crl;
 mod error;
 mod init;
+mod invites;
 mod issue;
+mod join;
+#[cfg(test)]
+mod join_tests;
 mod ledger;
 mod show;
+mod token;
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -24,11 +30,20 @@ use std::time::Duration;
 pub use crl::{CRL_TTL_DEFAULT, CRL_TTL_MAX, Revoked, refresh_crl, revoke};
 pub use error::AuthorityError;
 pub use init::{Created, init};
+pub use invites::{
+    Asked, Given, INVITE_TTL_DEFAULT, INVITE_TTL_MAX, INVITES_MAX, Invite, InviteRequest, InviteState,
+    approve, deny, invite, invites,
+};
 pub use issue::{
     BACKDATE, IssueRequest, Issued, NAMES_MAX, TTL_DEFAULT, TTL_MAX, device_params, issue, issue_raw,
 };
+pub use join::{
+    Admitted, Approval, Ask, CSR_LEN_MAX, Csr, Granted, JoinRefused, Own, PENDING_MAX, Recordable, Recorder,
+    Settings, Step, ack_message, acknowledge, admit, check_csr, decide, root, with_issuing_key,
+};
 pub use ledger::Entry;
 pub use show::{Shown, show};
+pub use token::{JoinKey, Token, TokenError, TokenId};
 
 use rcgen::{DistinguishedName, DnType, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, SerialNumber};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -61,6 +76,17 @@ impl Folder {
             Err(TryLockError::WouldBlock) => Err(AuthorityError::Busy { dir: path.into() }),
             Err(TryLockError::Error(source)) => Err(at(source)),
         }
+    }
+
+    /// [`Folder::open`], but waits a moment for a command that holds it. Blocks: call it off the runtime.
+    fn open_patiently(path: &Path) -> Result<Self, AuthorityError> {
+        for _ in 0..BUSY_TRIES {
+            match Self::open(path) {
+                Err(AuthorityError::Busy { .. }) => std::thread::sleep(BUSY_PAUSE),
+                opened => return opened,
+            }
+        }
+        Self::open(path)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -183,6 +209,9 @@ const BUNDLE_PEM: &str = "bundle.pem";
 const CRL_PEM: &str = "crl.pem";
 const LEDGER: &str = "issued.jsonl";
 const LOCK: &str = ".lock";
+/// A sidecar waits for the folder this often and long, two seconds in all, before it says that it is busy.
+const BUSY_TRIES: u32 = 80;
+const BUSY_PAUSE: Duration = Duration::from_millis(25);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[cfg(test)]

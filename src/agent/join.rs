@@ -1,0 +1,153 @@
+//! The authority's clerk: introduces the joining door to the CA and to device records, and writes everything down.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::build::StartError;
+use super::records;
+use crate::audit::{Entry, Kind, Source};
+use crate::channel::{ALPN_JOIN, Clerk, Facts, JoinDoor};
+use crate::flow::{self, Rooms};
+use crate::identity::Identity;
+use crate::identity::authority::{self, Admitted, Ask, Granted, JoinRefused, Settings};
+use crate::model::{Reason, Refusal, SpiffeId, Timestamp};
+use crate::net::BoxFuture;
+
+/// The joining door of an authority; `None` when this sidecar is none.
+pub(super) fn door(
+    settings: Option<&Settings>,
+    identity: &Identity,
+    rooms: &Arc<Rooms>,
+    now: Timestamp,
+) -> Result<Option<JoinDoor>, StartError> {
+    let Some(settings) = settings else { return Ok(None) };
+    let failed = |what: String| StartError(vec![format!("`[authority]` cannot be opened: {what}")]);
+    let root = authority::root(&settings.ca, now).map_err(|e| failed(e.to_string()))?;
+    let config = identity.joining_server(root, ALPN_JOIN).map_err(|e| failed(e.to_string()))?;
+    let clerk = JoinClerk(Arc::new(Desk {
+        settings: settings.clone(),
+        own: identity.id().clone(),
+        rooms: Arc::clone(rooms),
+    }));
+    Ok(Some(JoinDoor::new(config, Arc::new(clerk))))
+}
+
+/// Decides with the CA's files, off the runtime.
+struct JoinClerk(Arc<Desk>);
+
+struct Desk {
+    settings: Settings,
+    own: SpiffeId,
+    rooms: Arc<Rooms>,
+}
+
+impl Clerk for JoinClerk {
+    fn ask(&self, ask: Ask, facts: Facts) -> BoxFuture<Result<Admitted, Refusal>> {
+        let desk = Arc::clone(&self.0);
+        off_the_runtime(move |now| desk.ask(&ask, &facts, now))
+    }
+
+    fn acknowledge(
+        &self,
+        granted: Box<Granted>,
+        exporter: [u8; 32],
+        signature: Vec<u8>,
+        source: SocketAddr,
+    ) -> BoxFuture<Result<(), Refusal>> {
+        let desk = Arc::clone(&self.0);
+        off_the_runtime(move |now| desk.acknowledge(&granted, &exporter, &signature, source, now))
+    }
+}
+
+/// Files are locked and synced: nothing of that may hold up the runtime.
+fn off_the_runtime<T: Send + 'static>(
+    work: impl FnOnce(Timestamp) -> Result<T, Refusal> + Send + 'static,
+) -> BoxFuture<Result<T, Refusal>> {
+    Box::pin(async move {
+        let now = Timestamp::now();
+        let broken = |_| Err(Refusal::new(flow::decision_id(now), Reason::Internal));
+        tokio::task::spawn_blocking(move || work(now)).await.unwrap_or_else(broken)
+    })
+}
+
+impl Desk {
+    fn ask(&self, ask: &Ask, facts: &Facts, now: Timestamp) -> Result<Admitted, Refusal> {
+        let source = ask.source.parse().ok().map(Source::Ip);
+        let about = Entry {
+            source,
+            device: Some(SpiffeId::device(self.own.trust_domain(), &ask.name)),
+            target: Some(format!("token {}", ask.token).into()),
+            ..Entry::new(now, Kind::Join)
+        };
+        let folder = &self.settings.records;
+        let recorder = |whom: &authority::Recordable, signer: &dyn crate::model::Sign| {
+            records::make(folder, whom, facts, self.settings.record_ttl, signer, now)
+        };
+        let admitted = match authority::admit(&self.settings, &self.own, ask, &recorder, now) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Err(self.refuse(about, refused)),
+        };
+        match &admitted {
+            Admitted::Pending { first } => {
+                let detail = if *first { "waits for approval" } else { "still waits for approval" };
+                // A device asks every few seconds while it waits; as a refusal the log sums that up.
+                let kind = if *first { Kind::Join } else { Kind::Deny };
+                let reason = Some(Reason::JoinPending);
+                self.write(Entry { kind, reason, detail: Some(detail.into()), ..about })?;
+            }
+            Admitted::Granted(granted) => {
+                let done = if granted.again { "handed out again" } else { "issued" };
+                let detail = format!("{done}: serial {}, until {}", granted.serial, granted.not_after);
+                // No entry, no certificate: it stays in the CA's folder until the device asks again.
+                self.write(Entry { detail: Some(detail.into()), ..about })?;
+            }
+        }
+        Ok(admitted)
+    }
+
+    fn acknowledge(
+        &self,
+        granted: &Granted,
+        exporter: &[u8; 32],
+        signature: &[u8],
+        source: SocketAddr,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let about = Entry {
+            source: Some(Source::Ip(source.ip())),
+            device: Some(granted.id.clone()),
+            ..Entry::new(now, Kind::Join)
+        };
+        match authority::acknowledge(&self.settings, granted, exporter, signature) {
+            Ok(()) => {
+                let detail = format!("acknowledged, the token is spent: serial {}", granted.serial);
+                self.write(Entry { detail: Some(detail.into()), ..about })
+            }
+            Err(refused) => Err(self.refuse(about, refused)),
+        }
+    }
+
+    /// Writes a refusal down and says what the device may hear of it.
+    fn refuse(&self, about: Entry, refused: JoinRefused) -> Refusal {
+        let refusal = Refusal::new(flow::decision_id(about.at), refused.reason).detail(refused.detail);
+        self.rooms.metrics.refused(refusal.reason);
+        tracing::warn!(
+            decision = %refusal.id, reason = refusal.reason.code(), detail = &*refusal.detail,
+            next = refusal.reason.next_step(), "join refused: {}", refusal.reason.sentence()
+        );
+        let Entry { source, device, target, .. } = about;
+        let _ =
+            self.rooms.audit.append(Entry { source, device, target, ..Entry::refused(about.at, &refusal) });
+        refusal
+    }
+
+    fn write(&self, entry: Entry) -> Result<(), Refusal> {
+        let id = flow::decision_id(entry.at);
+        let device = entry.device.as_ref().map(SpiffeId::to_string).unwrap_or_default();
+        let detail = entry.detail.clone().unwrap_or_default();
+        let written = self.rooms.audit.append(Entry { decision: Some(id), ..entry });
+        written.map_err(|_| Refusal::new(id, Reason::AuditUnavailable))?;
+        tracing::info!(decision = %id, device, "join: {detail}");
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! Joining through a whole sidecar, on loopback.

@@ -1,0 +1,473 @@
+//! Judges who may join, and gives the certificate; the token is spent on the device's own acknowledgement only.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    CertificateSigningRequestParams, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SigningKey,
+};
+use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use rustls::pki_types::CertificateSigningRequestDer;
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
+
+use super::super::file::read;
+use super::super::load::{CRL_FILE_MAX, PEM_FILE_MAX, parse_certificates};
+use super::invites::{self, Asked, Given, Invite, InviteState};
+use super::token::TokenId;
+use super::{
+    AuthorityError, BUNDLE_PEM, CRL_PEM, Ca, DAY, Entry, Folder, ISSUING_PEM, device_params, ledger,
+};
+use crate::model::{DeviceName, Reason, Sign, SignError, SpiffeId, Tier, Timestamp};
+
+/// `[authority]`: what the sidecar that others join at can be told.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// Folder of the CA; its issuing key must be there. Default `ca`.
+    pub ca: PathBuf,
+    /// Folder the signed device records are written into. Default `devices`.
+    pub records: PathBuf,
+    /// Who says yes. Default `auto`.
+    pub approval: Approval,
+    /// How long the certificates of joined devices are valid. Default 24 h.
+    pub leaf_ttl: Duration,
+    /// How long a revocation list is good when it is signed anew. Default 7 d.
+    pub crl_ttl: Duration,
+    /// How long a device record is good. Default 30 d.
+    pub record_ttl: Duration,
+}
+
+/// Who says yes to a device that has a good token.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Approval {
+    /// The token alone.
+    #[default]
+    Auto,
+    /// The token and an administrator: `countersign device approve`.
+    Queue,
+}
+
+/// What a device asks, on one connection. Everything in it is foreign.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// The token it says it holds.
+    pub token: TokenId,
+    /// The authority its token names.
+    pub authority: SpiffeId,
+    /// The root its token names.
+    pub root_spki_sha256: [u8; 32],
+    /// The name it wants.
+    pub name: DeviceName,
+    /// Its certificate request (PKCS#10, RFC 2986), DER, at most [`CSR_LEN_MAX`] bytes.
+    pub csr: Vec<u8>,
+    /// Shows that it knows the token's secret.
+    pub proof: [u8; 32],
+    /// The exporter of this connection, which the proof covers.
+    pub exporter: [u8; 32],
+    /// Where it comes from, for the administrator.
+    pub source: String,
+    /// What it says of itself in a few words, for the administrator.
+    pub summary: String,
+}
+
+/// The authority itself: the facts an [`Ask`] is held against.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Own {
+    /// Our SPIFFE ID.
+    pub id: SpiffeId,
+    /// SHA-256 of our root's DER SubjectPublicKeyInfo.
+    pub root_spki_sha256: [u8; 32],
+    /// Who says yes.
+    pub approval: Approval,
+}
+
+/// What follows from an ask.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Put it before the administrator.
+    Queue(Asked),
+    /// It waits there already.
+    Wait,
+    /// Issue for this key.
+    Issue(Csr),
+    /// Hand out the same once more.
+    Again(Given),
+}
+
+/// A certificate request that keeps the rules; of its wishes only the key counts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Csr {
+    params: CertificateSigningRequestParams,
+    sha256: [u8; 32],
+    spki_sha256: [u8; 32],
+}
+
+/// Why a join was refused.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{}: {detail}", reason.code())]
+pub struct JoinRefused {
+    /// What the device may know.
+    pub reason: Reason,
+    /// More, for the audit.
+    pub detail: String,
+}
+
+/// Judges `ask` for the invite its token names (`None` when there is none). Pure.
+///
+/// The secret is proven before anything else is looked at: a stranger learns nothing but that. The end of the token
+/// bounds its *first* use; whoever used it first may come back with the very same request until the certificate ends.
+///
+/// # Errors
+/// [`JoinRefused`] with the first thing that is wrong.
+pub fn decide(own: &Own, invite: Option<&Invite>, ask: &Ask, now: Timestamp) -> Result<Step, JoinRefused> {
+    let no = |reason, detail: &str| Err(JoinRefused { reason, detail: detail.into() });
+    if ask.authority != own.id || ask.root_spki_sha256 != own.root_spki_sha256 {
+        return no(Reason::JoinTokenForeign, "the token names another authority or root");
+    }
+    let Some(invite) = invite else { return no(Reason::JoinTokenUnknown, "no such token") };
+    if !invite.key.proves(&ask.exporter, &ask.csr, &ask.proof) {
+        return no(Reason::JoinTokenUnknown, "the secret of the token is not proven");
+    }
+    if invite.authority != own.id {
+        return no(Reason::JoinTokenForeign, "the invite was made for another authority");
+    }
+    if ask.name != invite.name {
+        return no(Reason::JoinNameMismatch, "it asks for another name than the token's");
+    }
+    let expected = SpiffeId::device(own.id.trust_domain(), &invite.name);
+    let csr = check_csr(&ask.csr, &expected)?;
+    let first_in_time = || match now < invite.expires_at {
+        true => Ok(()),
+        false => no(Reason::JoinTokenExpired, "it was not used before its end").map(drop),
+    };
+    let changed = || no(Reason::JoinCsrChanged, "the token is bound to another request");
+    match &invite.state {
+        InviteState::Denied(_) => no(Reason::JoinDenied, "denied before"),
+        InviteState::Open => {
+            first_in_time()?;
+            match own.approval {
+                Approval::Auto => Ok(Step::Issue(csr)),
+                Approval::Queue => Ok(Step::Queue(csr.asked(ask, now))),
+            }
+        }
+        InviteState::Pending(asked) | InviteState::Approved(asked) if asked.csr_sha256 != csr.sha256 => {
+            changed()
+        }
+        InviteState::Pending(asked) | InviteState::Approved(asked)
+            if now > asked.at.plus(PENDING_MAX).max(invite.expires_at) =>
+        {
+            no(Reason::JoinTokenExpired, "it waited too long for an administrator")
+        }
+        InviteState::Pending(_) => Ok(Step::Wait),
+        InviteState::Approved(_) => Ok(Step::Issue(csr)),
+        InviteState::Spent(given) if given.csr_sha256 != csr.sha256 => {
+            no(Reason::JoinTokenSpent, "spent, and now shown with another request")
+        }
+        InviteState::Issued(given) if given.csr_sha256 != csr.sha256 => changed(),
+        InviteState::Issued(given) | InviteState::Spent(given) if now >= given.not_after => {
+            no(Reason::JoinTokenSpent, "the certificate it gave has ended")
+        }
+        InviteState::Issued(given) | InviteState::Spent(given) => Ok(Step::Again(given.clone())),
+    }
+}
+
+/// Reads a certificate request and checks its signature, its key and its wishes.
+///
+/// It may name `expected` as common name or URI, and nobody else; DNS names and addresses are dropped without a word.
+///
+/// # Errors
+/// [`Reason::JoinCsrInvalid`] when it is broken, [`Reason::JoinNameMismatch`] when it asks for another name.
+pub fn check_csr(der: &[u8], expected: &SpiffeId) -> Result<Csr, JoinRefused> {
+    let no = |reason, detail: &str| Err(JoinRefused { reason, detail: detail.into() });
+    let broken = |detail: &str| no(Reason::JoinCsrInvalid, detail);
+    if der.len() > CSR_LEN_MAX {
+        return broken("it is too long");
+    }
+    let Ok((rest, parsed)) = X509CertificationRequest::from_der(der) else {
+        return broken("it is no PKCS#10 request");
+    };
+    if !rest.is_empty() {
+        return broken("bytes follow it");
+    }
+    let info = &parsed.certification_request_info;
+    let spki_sha256 = Sha256::digest(info.subject_pki.raw).into();
+    let mut names = info.subject.iter_common_name();
+    let common_name = names.next().map(|name| name.as_str().map(str::to_owned));
+    let several = names.next().is_some();
+    // This verifies the signature, and knows no extensions but those of certificates.
+    let params = match CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der)) {
+        Ok(params) => params,
+        Err(e) => return broken(&e.to_string()),
+    };
+    // Evidence is signed with ES256 (RFC 9053 §2.1), so there is one kind of key.
+    if params.public_key.algorithm() != &PKCS_ECDSA_P256_SHA256 {
+        return broken("its key is no P-256 key");
+    }
+    if matches!(params.params.is_ca, IsCa::Ca(_)) {
+        return broken("it asks to be a CA");
+    }
+    let called = expected.device_name();
+    match common_name {
+        Some(Ok(name)) if !several && Some(name.as_str()) == called => {}
+        None => {}
+        Some(_) => return no(Reason::JoinNameMismatch, "its common name is another name"),
+    }
+    let other = |name: &SanType| matches!(name, SanType::URI(uri) if uri.as_str() != expected.as_str());
+    if params.params.subject_alt_names.iter().any(other) {
+        return no(Reason::JoinNameMismatch, "its URI is another name");
+    }
+    Ok(Csr { params, sha256: Sha256::digest(der).into(), spki_sha256 })
+}
+
+impl Csr {
+    fn asked(&self, ask: &Ask, now: Timestamp) -> Asked {
+        let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(SUMMARY_LEN_MAX).collect();
+        Asked {
+            csr_sha256: self.sha256,
+            spki_sha256: self.spki_sha256,
+            at: now,
+            source: cut(&ask.source),
+            summary: cut(&ask.summary),
+        }
+    }
+}
+
+/// For whom a record is to be made.
+#[derive(Clone, Debug)]
+pub struct Recordable {
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// SHA-256 of its key's DER SubjectPublicKeyInfo.
+    pub spki_sha256: [u8; 32],
+    /// The highest tier it can reach.
+    pub tier_max: Tier,
+}
+
+/// Makes and keeps the signed device record: `agent` introduces `device` to us. The signer is the issuing CA.
+pub type Recorder<'a> = &'a dyn Fn(&Recordable, &dyn Sign) -> Result<String, JoinRefused>;
+
+/// What came of an ask.
+#[derive(Clone, Debug)]
+pub enum Admitted {
+    /// An administrator has to say yes; `first` when it was not waiting before.
+    Pending {
+        /// Whether it was put into the queue just now.
+        first: bool,
+    },
+    /// Here is the certificate.
+    Granted(Box<Granted>),
+}
+
+/// A certificate that is handed out; only its acknowledgement spends the token.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    token: TokenId,
+    /// Whose it is.
+    pub id: SpiffeId,
+    /// The leaf and the issuing CA, PEM.
+    pub chain_pem: String,
+    /// The roots, PEM.
+    pub bundle_pem: String,
+    /// The revocation lists of now, PEM.
+    pub crl_pem: String,
+    /// The signed device record.
+    pub record: String,
+    /// The serial number in lower-case hex.
+    pub serial: String,
+    /// When it ends.
+    pub not_after: Timestamp,
+    /// Whether it was handed out before.
+    pub again: bool,
+}
+
+/// Judges an ask and carries out what follows: [`decide`], then the CA's files.
+///
+/// What is issued stands in the ledger and in the invite before this returns.
+///
+/// # Errors
+/// [`JoinRefused`]; nothing was issued then.
+pub fn admit(
+    settings: &Settings,
+    own: &SpiffeId,
+    ask: &Ask,
+    recorder: Recorder<'_>,
+    now: Timestamp,
+) -> Result<Admitted, JoinRefused> {
+    let folder = Folder::open_patiently(&settings.ca)?;
+    let facts =
+        Own { id: own.clone(), root_spki_sha256: invites::root_pin(&folder)?, approval: settings.approval };
+    let invite = invites::find(&folder, ask.token)?;
+    let step = decide(&facts, invite.as_ref(), ask, now)?;
+    let Some(mut invite) = invite else {
+        return Err(JoinRefused { reason: Reason::Internal, detail: "no invite to a decision".into() });
+    };
+    let (given, again) = match step {
+        Step::Wait => return Ok(Admitted::Pending { first: false }),
+        Step::Queue(asked) => {
+            invite.state = InviteState::Pending(asked);
+            invites::save(&folder, &invite)?;
+            return Ok(Admitted::Pending { first: true });
+        }
+        Step::Again(given) => (given, true),
+        Step::Issue(csr) => {
+            let given = issue(&folder, settings, &invite, csr, own, recorder, now)?;
+            // Before it is handed out: whoever comes back must get the very same.
+            invite.state = InviteState::Issued(given.clone());
+            invites::save(&folder, &invite)?;
+            (given, false)
+        }
+    };
+    Ok(Admitted::Granted(Box::new(Granted {
+        token: invite.id,
+        id: SpiffeId::device(own.trust_domain(), &invite.name),
+        chain_pem: given.chain_pem,
+        bundle_pem: text(&folder, BUNDLE_PEM, PEM_FILE_MAX)?,
+        crl_pem: text(&folder, CRL_PEM, CRL_FILE_MAX)?,
+        record: given.record,
+        serial: given.serial,
+        not_after: given.not_after,
+        again,
+    })))
+}
+
+/// Spends the token of `granted`, because the device signed that it has its certificate; once more changes nothing.
+///
+/// # Errors
+/// [`Reason::JoinAckInvalid`] when the signature is not by the new key over this connection and certificate.
+pub fn acknowledge(
+    settings: &Settings,
+    granted: &Granted,
+    exporter: &[u8; 32],
+    signature: &[u8],
+) -> Result<(), JoinRefused> {
+    let chain = parse_certificates(granted.chain_pem.as_bytes()).unwrap_or_default();
+    let broken = || JoinRefused { reason: Reason::Internal, detail: "the issued chain does not read".into() };
+    let leaf = chain.first().ok_or_else(broken)?;
+    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| broken())?;
+    let key = &certificate.public_key().subject_public_key.data;
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
+        .verify(&ack_message(exporter, leaf), signature)
+        .map_err(|_| JoinRefused {
+            reason: Reason::JoinAckInvalid,
+            detail: "its signature is not by the new key".into(),
+        })?;
+    let folder = Folder::open_patiently(&settings.ca)?;
+    let Some(mut invite) = invites::find(&folder, granted.token)? else {
+        return Err(JoinRefused { reason: Reason::JoinTokenUnknown, detail: "the invite is gone".into() });
+    };
+    match invite.state {
+        InviteState::Issued(given) if given.serial == granted.serial => {
+            invite.state = InviteState::Spent(given);
+            Ok(invites::save(&folder, &invite)?)
+        }
+        InviteState::Spent(given) if given.serial == granted.serial => Ok(()),
+        _ => Err(JoinRefused { reason: Reason::JoinDenied, detail: "the invite changed meanwhile".into() }),
+    }
+}
+
+/// What a device signs to acknowledge its certificate on one connection.
+pub fn ack_message(exporter: &[u8; 32], leaf_der: &[u8]) -> Vec<u8> {
+    [ACK_LABEL, exporter.as_slice(), Sha256::digest(leaf_der).as_slice()].concat()
+}
+
+/// The root that joining devices must be shown, DER: their token pins its key.
+///
+/// # Errors
+/// [`AuthorityError`] when the folder holds no CA that can sign now.
+pub fn root(
+    dir: &Path,
+    now: Timestamp,
+) -> Result<rustls::pki_types::CertificateDer<'static>, AuthorityError> {
+    let folder = Folder::open_patiently(dir)?;
+    folder.issuing(now)?;
+    folder.certificate(super::ROOT_PEM)
+}
+
+/// Does something with the issuing CA's key: `agent` and `cli` sign device records with it.
+///
+/// # Errors
+/// [`AuthorityError`] when the CA cannot sign now; otherwise what `work` returns.
+pub fn with_issuing_key<T>(
+    dir: &Path,
+    now: Timestamp,
+    work: impl FnOnce(&dyn Sign) -> T,
+) -> Result<T, AuthorityError> {
+    let folder = Folder::open_patiently(dir)?;
+    let ca = folder.issuing(now)?;
+    Ok(work(&ca.signer()))
+}
+
+fn issue(
+    folder: &Folder,
+    settings: &Settings,
+    invite: &Invite,
+    mut csr: Csr,
+    own: &SpiffeId,
+    recorder: Recorder<'_>,
+    now: Timestamp,
+) -> Result<Given, JoinRefused> {
+    let ca = folder.issuing(now)?;
+    if ca.facts.trust_domain != *own.trust_domain() {
+        return Err(AuthorityError::Foreign { id: own.clone(), trust_domain: ca.facts.trust_domain }.into());
+    }
+    let not_after = now.plus(settings.leaf_ttl).min(ca.facts.not_after);
+    // The request's own wishes go: the CA says what stands in the certificate.
+    csr.params.params = device_params(own.trust_domain(), &invite.name, now, not_after)?;
+    let serial = csr.params.params.serial_number.as_ref().map(|s| s.to_bytes()).unwrap_or_default();
+    let serial = data_encoding::HEXLOWER.encode(&serial);
+    let leaf = csr.params.signed_by(&ca.issuer).map_err(AuthorityError::from)?;
+    let id = SpiffeId::device(own.trust_domain(), &invite.name);
+    let recordable = Recordable { id, spki_sha256: csr.spki_sha256, tier_max: invite.tier_max };
+    let record = recorder(&recordable, &ca.signer())?;
+    let chain_pem = leaf.pem() + &text(folder, ISSUING_PEM, PEM_FILE_MAX)?;
+    let entry =
+        Entry { name: invite.name.to_string(), serial: serial.clone(), not_after: not_after.as_secs() };
+    ledger::append(folder, &entry)?;
+    Ok(Given { csr_sha256: csr.sha256, at: now, not_after, serial, chain_pem, record })
+}
+
+fn text(folder: &Folder, file: &str, max: u64) -> Result<String, AuthorityError> {
+    let path = folder.file(file);
+    String::from_utf8(read(&path, max)?).map_err(|_| AuthorityError::Broken { path })
+}
+
+/// The issuing CA's key as a signer: ECDSA P-256 with SHA-256, ASN.1.
+pub(super) struct CaSigner<'a> {
+    ca: &'a Ca,
+    spki: Vec<u8>,
+}
+
+impl Ca {
+    pub(super) fn signer(&self) -> CaSigner<'_> {
+        CaSigner { ca: self, spki: self.issuer.key().subject_public_key_info() }
+    }
+}
+
+impl Sign for CaSigner<'_> {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        self.ca.issuer.key().sign(message).map_err(|_| SignError)
+    }
+
+    fn public_key_spki(&self) -> &[u8] {
+        &self.spki
+    }
+}
+
+// A stranger may know that the folder is busy; what is broken in it stands in the audit.
+impl From<AuthorityError> for JoinRefused {
+    fn from(error: AuthorityError) -> Self {
+        let reason = match &error {
+            AuthorityError::Busy { .. } => Reason::JoinLimited,
+            _ => Reason::Internal,
+        };
+        Self { reason, detail: error.to_string() }
+    }
+}
+
+/// Longest certificate request in bytes.
+pub const CSR_LEN_MAX: usize = 4 * 1024;
+/// How long a request waits for an administrator at most.
+pub const PENDING_MAX: Duration = DAY.saturating_mul(7);
+/// Longest text about a device that is kept for the administrator, in characters.
+const SUMMARY_LEN_MAX: usize = 200;
+const ACK_LABEL: &[u8] = b"countersign/join-ack/1";

@@ -1,0 +1,64 @@
+//! The local doors and the peers' door: who is let in, and what those who are not get to hear.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::{Client, H2Client, Service, Yard, echo, free_addr, within};
+
+/// Asks a SOCKS5 door for `host`; gives the reply code and the flow.
+async fn socks5(door: SocketAddr, host: &str) -> (u8, TcpStream) {
+    let mut flow = TcpStream::connect(door).await.unwrap();
+    flow.write_all(&[5, 1, 0]).await.unwrap();
+    let mut method = [0; 2];
+    within("the method", flow.read_exact(&mut method)).await.unwrap();
+    assert_eq!(method, [5, 0]);
+    let mut request = vec![5, 1, 0, 3, u8::try_from(host.len()).unwrap()];
+    request.extend(host.bytes().chain([0, 80]));
+    flow.write_all(&request).await.unwrap();
+    let mut reply = [0; 10];
+    within("the reply", flow.read_exact(&mut reply)).await.unwrap();
+    (reply[1], flow)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn socks5_reaches_an_outbound_by_its_name_and_no_other_host() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let (_server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let socks = free_addr();
+    let more = format!("\n[[capture]]\nmode = \"socks5\"\nlisten = \"{socks}\"\n");
+    let (web, _) = yard.web(door, &more).await;
+    let (reply, mut flow) = socks5(socks, "orders").await;
+    assert_eq!(reply, 0);
+    echo(&mut flow).await;
+    for host in ["elsewhere", "127.0.0.1", "169.254.169.254"] {
+        assert_eq!(socks5(socks, host).await.0, 2, "{host}: not allowed by ruleset (RFC 1928 §6)");
+    }
+    web.wrote("deny", "outbound_unknown").await;
+    assert_eq!(orders.visitors(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_languages_of_the_peers_door_reach_a_service_and_hear_the_same_refusals() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let (server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let (web, kiosk) = (yard.issue("web-1"), yard.issue("kiosk-1"));
+    let own = format!("{}", orders.addr);
+    for (who, target, said) in [
+        (&web, "orders:1", (200, "")),
+        (&web, &own, (200, "")),
+        (&web, "127.0.0.1:1", (403, "service_unknown")),
+        (&web, "localhost:80", (403, "service_unknown")),
+        (&kiosk, "orders:80", (403, "policy_denied")),
+    ] {
+        let h1 = Client::connect(door, who).await.ask(target).await;
+        assert_eq!(h1.said(), said, "{target}");
+        let (status, reason, _up, _down) = H2Client::connect(door, who).await.ask(target).await.unwrap();
+        assert_eq!((status, &*reason), said, "{target}");
+    }
+    server.wrote("deny", "policy_denied").await;
+    assert_eq!(orders.visitors(), 4);
+}

@@ -1,0 +1,19 @@
+//! Stories of whole sidecars: real processes, real sockets, a file per story.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test tells by panicking"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bounds;
+mod carried;
+mod doors;
+mod life;
+mod peers;
+mod reload;
