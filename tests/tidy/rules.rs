@@ -186,6 +186,7 @@ fn nevers(module: &Module) -> Vec<String> {
             "in a decider, which never touches the world",
         );
         check(lives, DEFAULTS, "takes the process-wide crypto provider; pass `identity::provider` by value");
+        check(true, BACK_DOORS, "gives a crate another name; arrows could hide behind it");
         check(true, OLD_TLS, "offers an old TLS; only TLS 1.3 is spoken");
         let seam = !matches!(room, "net" | "cli") && !SOCKETS_APART.contains(&file);
         check(lives && seam, SOCKETS, "outside `net`, the one seam to the world");
@@ -262,6 +263,7 @@ const DEFAULTS: &[&[&str]] = &[
     &["WebPkiClientVerifier", ":", ":", "builder", "("],
     &["WebPkiServerVerifier", ":", ":", "builder", "("],
 ];
+const BACK_DOORS: &[&[&str]] = &[&["extern"]];
 const OLD_TLS: &[&[&str]] = &[&["version", ":", ":", "TLS12"]];
 const SOCKETS: &[&[&str]] = &[
     &["TcpListener", ":", ":", "bind"],
@@ -399,6 +401,7 @@ mod tests {
             ("channel/a.rs", "fn f() { p.install_default() }", "`install_default` takes the process-wide"),
             ("channel/a.rs", "fn f() { ClientConfig::builder() }", "`ClientConfig::builder(` takes"),
             ("channel/a.rs", "fn f() { rustls::ServerConfig::builder() }", "`ServerConfig::builder(` takes"),
+            ("channel/a.rs", "extern crate self as house;", "`extern` gives a crate another name"),
             ("channel/a.rs", "fn f() { [&version::TLS12] }", "offers an old TLS"),
             ("channel/a.rs", "fn f() { TcpStream::connect(a) }", "outside `net`"),
         ] {
