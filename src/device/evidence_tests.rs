@@ -241,7 +241,8 @@ fn components_that_are_unknown_twice_there_or_no_set_are_refused() {
     let world = World::new();
     let name = |name: &str| Value::from(name);
     let values = |values: &[u8]| Value::Array(values.iter().map(|v| Value::Bytes(vec![*v; 16])).collect());
-    let play = |change: &dyn Fn(&mut Vec<(Value, Value)>)| world.bent(|f| change(components_of(f)));
+    type Components = Vec<(Value, Value)>;
+    let play = |change: &dyn Fn(&mut Components)| world.bent(|f| change(components_of(f)));
     assert_eq!(play(&|c| c.push((name("hostname"), values(&[1])))), Err(EvidenceError::Claims));
     assert_eq!(play(&|c| c.push(c[0].clone())), Err(EvidenceError::Claims));
     assert_eq!(play(&|c| c[0].0 = Value::from(1)), Err(EvidenceError::Claims));
