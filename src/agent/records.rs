@@ -24,7 +24,7 @@ pub(super) fn make(
     signer: &dyn Sign,
     now: Timestamp,
 ) -> Result<String, JoinRefused> {
-    let foreign = |detail: &str| JoinRefused { reason: Reason::RequestMalformed, detail: detail.into() };
+    let foreign = |detail: &str| JoinRefused { reason: Reason::JoinMalformed, detail: detail.into() };
     let ours = |detail: String| JoinRefused { reason: Reason::Internal, detail };
     let profile = profile(&facts.profile).ok_or_else(|| foreign("no such profile"))?;
     let mut baseline = BTreeMap::new();

@@ -297,3 +297,7 @@ const DONE: &str = "joined";
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest pause between two questions, whatever the authority says.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;

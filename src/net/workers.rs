@@ -79,6 +79,11 @@ impl Drop for Workers {
 }
 
 impl Spread {
+    /// Everything on the runtime of `handle`, for tests.
+    pub fn on(handle: Handle) -> Self {
+        Self(Arc::new(Ring { handles: vec![handle], next: AtomicUsize::new(0) }))
+    }
+
     /// Every worker, so that a door can be served by all of them. At least one.
     pub fn all(&self) -> &[Handle] {
         &self.0.handles

@@ -139,6 +139,7 @@ impl Scene {
             sessions: Sessions::default(),
             keeper: ear.clone(),
             join,
+            workers: crate::net::Spread::on(tokio::runtime::Handle::current()),
         };
         let (_, drain) = watch::channel(false);
         tokio::spawn(channel::serve(Arc::new(door), listener, drain));
@@ -301,18 +302,13 @@ async fn messages_that_are_too_long_cut_or_out_of_place_are_refused() {
     let length = |len: usize| u32::try_from(len).unwrap().to_be_bytes().to_vec();
     let more = JoinRequest::More(0).encode();
     let cases: &[(&str, Vec<u8>, &str, Reason)] = &[
-        ("too long", length(MESSAGE_LEN_MAX + 1), "request_too_large", Reason::RequestTooLarge),
-        ("much too long", vec![0xff; 4], "request_too_large", Reason::RequestTooLarge),
-        ("no CBOR", framed(b"\xff"), "request_malformed", Reason::RequestMalformed),
-        ("empty", framed(b""), "request_malformed", Reason::RequestMalformed),
-        (
-            "of the longest length",
-            framed(&vec![0; MESSAGE_LEN_MAX]),
-            "request_malformed",
-            Reason::RequestMalformed,
-        ),
-        ("an Ack first", framed(&ack), "request_malformed", Reason::RequestMalformed),
-        ("a More first", framed(&more), "request_malformed", Reason::RequestMalformed),
+        ("too long", length(MESSAGE_LEN_MAX + 1), "join_malformed", Reason::JoinMalformed),
+        ("much too long", vec![0xff; 4], "join_malformed", Reason::JoinMalformed),
+        ("no CBOR", framed(b"\xff"), "join_malformed", Reason::JoinMalformed),
+        ("empty", framed(b""), "join_malformed", Reason::JoinMalformed),
+        ("of the longest length", framed(&vec![0; MESSAGE_LEN_MAX]), "join_malformed", Reason::JoinMalformed),
+        ("an Ack first", framed(&ack), "join_malformed", Reason::JoinMalformed),
+        ("a More first", framed(&more), "join_malformed", Reason::JoinMalformed),
         ("cut in its length", vec![0, 0], "nothing", Reason::PeerClosed),
         ("cut in its body", length(100), "nothing", Reason::PeerClosed),
     ];

@@ -328,10 +328,10 @@ fn two_invites_of_one_name_are_told_apart_by_their_ids() {
 fn a_failed_record_issues_nothing() {
     let scene = Scene::new(Approval::Auto);
     let failing = |_: &Recordable, _: &dyn crate::model::Sign| {
-        Err(JoinRefused { reason: Reason::RequestMalformed, detail: "x".into() })
+        Err(JoinRefused { reason: Reason::JoinMalformed, detail: "x".into() })
     };
     let refused = admit(&scene.settings, &id("authority"), &scene.ask(), &failing, scene.world.now);
-    assert_eq!(refused.unwrap_err().reason, Reason::RequestMalformed);
+    assert_eq!(refused.unwrap_err().reason, Reason::JoinMalformed);
     assert_eq!((scene.state().as_str(), scene.serials()), ("open", 0));
 }
 
@@ -445,8 +445,8 @@ fn a_key_and_a_request_that_do_not_belong_together_are_refused() {
     let file = dir.join("request.pem");
     let text = std::fs::read_to_string(&file).unwrap();
     let key = generate_key().unwrap().serialize_pem();
-    let at = text.find("-----BEGIN CERTIFICATE REQUEST").unwrap();
-    std::fs::write(&file, key + &text[at..]).unwrap();
+    let (_, request) = text.split_once("-----BEGIN CERTIFICATE REQUEST").unwrap();
+    std::fs::write(&file, key + "-----BEGIN CERTIFICATE REQUEST" + request).unwrap();
     assert!(matches!(Enrolment::begin(&dir, &scene.token), Err(EnrolError::Broken { .. })));
 }
 
