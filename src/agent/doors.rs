@@ -57,8 +57,21 @@ impl Keeper for Doorkeeper {
 
 impl Doorkeeper {
     /// May a local app from this address come in? The kernel answers for who is local; there is no rate to spare.
-    pub fn local_knock(&self) -> Result<(), Reason> {
-        self.rooms.pressure.admit()
+    pub fn local_knock(&self, source: Option<IpAddr>) -> Result<(), Reason> {
+        let admitted = self.rooms.pressure.admit();
+        if let Err(reason) = admitted {
+            let now = Timestamp::now();
+            self.rooms.metrics.refused(reason);
+            // Nobody can be told why the connection is closed, so the log must.
+            let _ = self.rooms.audit.append(Entry {
+                decision: Some(flow::decision_id(now)),
+                device: Some(self.own.clone()),
+                source: source.map(Source::Ip),
+                reason: Some(reason),
+                ..Entry::new(now, Kind::Deny)
+            });
+        }
+        admitted
     }
 
     /// A local app came in.

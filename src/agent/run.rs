@@ -171,7 +171,7 @@ fn open(
         worker.spawn(capture::serve(
             door,
             Arc::new(move |arrival| take.came(arrival)),
-            Arc::new(move |_| knock.local_knock()),
+            Arc::new(move |source| knock.local_knock(source)),
             async move {
                 let _ = shut.wait_for(|on| *on).await;
             },

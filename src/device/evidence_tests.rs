@@ -52,6 +52,9 @@ fn at(fields: &mut [(Value, Value)], key: i64) -> &mut Value {
     &mut fields.iter_mut().find(|(k, _)| *k == Value::from(key)).unwrap().1
 }
 
+/// A CBOR map as it is written.
+type Pairs = Vec<(Value, Value)>;
+
 fn components_of(fields: &mut [(Value, Value)]) -> &mut Vec<(Value, Value)> {
     at(fields, COMPONENTS).as_map_mut().unwrap()
 }
@@ -241,8 +244,7 @@ fn components_that_are_unknown_twice_there_or_no_set_are_refused() {
     let world = World::new();
     let name = |name: &str| Value::from(name);
     let values = |values: &[u8]| Value::Array(values.iter().map(|v| Value::Bytes(vec![*v; 16])).collect());
-    type Components = Vec<(Value, Value)>;
-    let play = |change: &dyn Fn(&mut Components)| world.bent(|f| change(components_of(f)));
+    let play = |change: &dyn Fn(&mut Pairs)| world.bent(|f| change(components_of(f)));
     assert_eq!(play(&|c| c.push((name("hostname"), values(&[1])))), Err(EvidenceError::Claims));
     assert_eq!(play(&|c| c.push(c[0].clone())), Err(EvidenceError::Claims));
     assert_eq!(play(&|c| c[0].0 = Value::from(1)), Err(EvidenceError::Claims));

@@ -30,6 +30,11 @@ pub fn reason_of_io(error: &io::Error) -> Reason {
     if let Some(tls) = error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
         return reason_of(tls);
     }
+    // A layer between may have kept no more of it than its text, as h2 does.
+    let text = error.to_string();
+    if REFUSING.iter().any(|alert| text == Error::AlertReceived(*alert).to_string()) {
+        return Reason::PeerRefused;
+    }
     match error.kind() {
         io::ErrorKind::UnexpectedEof
         | io::ErrorKind::ConnectionReset
@@ -78,17 +83,22 @@ fn of_alert(alert: AlertDescription) -> Reason {
     use AlertDescription as A;
     match alert {
         A::CloseNotify | A::UserCanceled => Reason::PeerClosed,
-        A::BadCertificate
-        | A::UnsupportedCertificate
-        | A::CertificateRevoked
-        | A::CertificateExpired
-        | A::CertificateUnknown
-        | A::CertificateRequired
-        | A::UnknownCA
-        | A::AccessDenied => Reason::PeerRefused,
+        alert if REFUSING.contains(&alert) => Reason::PeerRefused,
         _ => Reason::TlsFailed,
     }
 }
+
+/// Alerts that say: we do not believe you (RFC 8446 §6.2).
+const REFUSING: &[AlertDescription] = &[
+    AlertDescription::BadCertificate,
+    AlertDescription::UnsupportedCertificate,
+    AlertDescription::CertificateRevoked,
+    AlertDescription::CertificateExpired,
+    AlertDescription::CertificateUnknown,
+    AlertDescription::CertificateRequired,
+    AlertDescription::UnknownCA,
+    AlertDescription::AccessDenied,
+];
 
 #[cfg(test)]
 mod tests {
@@ -121,7 +131,9 @@ mod tests {
     #[test]
     fn an_alert_about_our_certificate_is_the_peers_refusal() {
         for alert in [AlertDescription::CertificateRevoked, AlertDescription::UnknownCA] {
-            assert_eq!(reason_of(&Error::AlertReceived(alert)), Reason::PeerRefused);
+            let error = Error::AlertReceived(alert);
+            assert_eq!(reason_of(&error), Reason::PeerRefused);
+            assert_eq!(reason_of_io(&io::Error::other(error.to_string())), Reason::PeerRefused);
         }
         let other = Error::AlertReceived(AlertDescription::HandshakeFailure);
         assert_eq!(reason_of(&other), Reason::TlsFailed);

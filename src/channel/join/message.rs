@@ -41,7 +41,7 @@ pub struct AskMessage {
 /// What a device says of itself when it joins: digests only. The names mean something to `device`, not here.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Facts {
-    /// Its profile's name, at most [`NAME_LEN_MAX`] bytes.
+    /// Its profile's name, at most `NAME_LEN_MAX` bytes.
     pub profile: String,
     /// SHA-256 of each presented value by component name; at most [`COMPONENTS_MAX`].
     pub baseline: Baseline,
