@@ -84,3 +84,30 @@ pub(super) fn map(fields: Vec<(i64, Value)>) -> Value {
 
 /// Deepest nesting; what we write ourselves needs five.
 pub(super) const DEPTH_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_read_alone_and_not_too_deep() {
+        assert_eq!(read(&[0x01]), Some(Value::from(1)));
+        assert_eq!(read(&[0x01, 0x01]), None);
+        assert_eq!(read(&[]), None);
+        let nested = |n: usize| [vec![0x81; n], vec![0x01]].concat();
+        let deepest = (0..100).find(|n| read(&nested(*n)).is_none()).unwrap();
+        assert!(deepest.abs_diff(DEPTH_MAX) <= 1, "{deepest}");
+    }
+
+    #[test]
+    fn a_key_that_is_twice_there_or_no_number_is_refused() {
+        let map = |keys: &[i64]| Fields::of(map(keys.iter().map(|k| (*k, Value::Null)).collect()));
+        assert!(map(&[]).is_some() && map(&[1, -70_001]).is_some());
+        assert!(map(&[1, 2, 1]).is_none());
+        for key in [Value::from("1"), Value::from(u64::MAX), Value::Null] {
+            assert!(Fields::of(Value::Map(vec![(key, Value::Null)])).is_none());
+        }
+        assert!(Fields::of(Value::Array(vec![])).is_none());
+        assert!(map(&[1]).unwrap().end().is_none());
+    }
+}

@@ -52,8 +52,17 @@ fn at(fields: &mut [(Value, Value)], key: i64) -> &mut Value {
     &mut fields.iter_mut().find(|(k, _)| *k == Value::from(key)).unwrap().1
 }
 
-/// A CBOR map as it is written.
-type Pairs = Vec<(Value, Value)>;
+fn name(name: &str) -> Value {
+    Value::from(name)
+}
+
+fn values(values: &[u8]) -> Value {
+    Value::Array(values.iter().map(|v| Value::Bytes(vec![*v; 16])).collect())
+}
+
+fn many(n: u8) -> Vec<u8> {
+    (0..n).collect()
+}
 
 fn components_of(fields: &mut [(Value, Value)]) -> &mut Vec<(Value, Value)> {
     at(fields, COMPONENTS).as_map_mut().unwrap()
@@ -242,21 +251,18 @@ fn claims_that_are_missing_foreign_or_twice_there_are_refused() {
 #[test]
 fn components_that_are_unknown_twice_there_or_no_set_are_refused() {
     let world = World::new();
-    let name = |name: &str| Value::from(name);
-    let values = |values: &[u8]| Value::Array(values.iter().map(|v| Value::Bytes(vec![*v; 16])).collect());
-    let play = |change: &dyn Fn(&mut Pairs)| world.bent(|f| change(components_of(f)));
-    assert_eq!(play(&|c| c.push((name("hostname"), values(&[1])))), Err(EvidenceError::Claims));
-    assert_eq!(play(&|c| c.push(c[0].clone())), Err(EvidenceError::Claims));
-    assert_eq!(play(&|c| c[0].0 = Value::from(1)), Err(EvidenceError::Claims));
-    assert!(play(&|c| c[0].1 = values(&[1, 2])).is_ok());
-    assert_eq!(play(&|c| c[0].1 = values(&[2, 1])), Err(EvidenceError::Claims));
-    assert_eq!(play(&|c| c[0].1 = values(&[1, 1])), Err(EvidenceError::Claims));
-    assert_eq!(play(&|c| c[0].1 = values(&[])), Err(EvidenceError::Claims));
-    let many = |n: u8| (0..n).collect::<Vec<_>>();
-    assert!(play(&|c| c[0].1 = values(&many(16))).is_ok());
-    assert_eq!(play(&|c| c[0].1 = values(&many(17))), Err(EvidenceError::Claims));
-    assert_eq!(play(&|c| c[0].1 = Value::Array(vec![Value::Bytes(vec![1; 15])])), Err(EvidenceError::Claims));
-    assert!(play(&|c| c.clear()).is_ok(), "nothing presented is for the appraisal to judge");
+    let play = |change: fn(&mut Vec<(Value, Value)>)| world.bent(|f| change(components_of(f)));
+    assert_eq!(play(|c| c.push((name("hostname"), values(&[1])))), Err(EvidenceError::Claims));
+    assert_eq!(play(|c| c.push(c[0].clone())), Err(EvidenceError::Claims));
+    assert_eq!(play(|c| c[0].0 = Value::from(1)), Err(EvidenceError::Claims));
+    assert!(play(|c| c[0].1 = values(&[1, 2])).is_ok());
+    assert_eq!(play(|c| c[0].1 = values(&[2, 1])), Err(EvidenceError::Claims));
+    assert_eq!(play(|c| c[0].1 = values(&[1, 1])), Err(EvidenceError::Claims));
+    assert_eq!(play(|c| c[0].1 = values(&[])), Err(EvidenceError::Claims));
+    assert!(play(|c| c[0].1 = values(&many(16))).is_ok());
+    assert_eq!(play(|c| c[0].1 = values(&many(17))), Err(EvidenceError::Claims));
+    assert_eq!(play(|c| c[0].1 = Value::Array(vec![Value::Bytes(vec![1; 15])])), Err(EvidenceError::Claims));
+    assert!(play(|c| c.clear()).is_ok(), "nothing presented is for the appraisal to judge");
 }
 
 #[test]
