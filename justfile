@@ -15,6 +15,7 @@ fmt-check:
 
 lint:
     cargo clippy --locked --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
 # Needs `cargo install cargo-deny` and the network: the same lists as tests/deps.rs, and advisories
 deny:

@@ -1,11 +1,10 @@
 //! The authority's clerk: introduces the joining door to the CA and to device records, and writes everything down.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::build::StartError;
-use super::join_record;
+use super::records;
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::{ALPN_JOIN, Clerk, Facts, JoinDoor};
 use crate::flow::{self, Rooms};
@@ -80,9 +79,9 @@ impl Desk {
             target: Some(format!("token {}", ask.token).into()),
             ..Entry::new(now, Kind::Join)
         };
-        let records: PathBuf = self.settings.records.clone();
+        let folder = &self.settings.records;
         let recorder = |whom: &authority::Recordable, signer: &dyn crate::model::Sign| {
-            join_record::make(&records, whom, facts, self.settings.record_ttl, signer, now)
+            records::make(folder, whom, facts, self.settings.record_ttl, signer, now)
         };
         let admitted = match authority::admit(&self.settings, &self.own, ask, &recorder, now) {
             Ok(admitted) => admitted,
@@ -151,9 +150,4 @@ impl Desk {
         tracing::info!(decision = %id, device, "join: {detail}");
         Ok(())
     }
-}
-
-/// Where a device's record is kept.
-pub(super) fn record_file(records: &Path, id: &SpiffeId) -> PathBuf {
-    records.join(format!("{}.toml", id.device_name().unwrap_or("unnamed")))
 }

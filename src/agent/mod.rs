@@ -6,12 +6,13 @@ mod doors;
 mod drain;
 mod house;
 mod join;
-mod join_record;
 #[cfg(test)]
 mod join_tests;
+mod records;
 mod run;
 mod watch;
 
 pub use app::App;
 pub use build::StartError;
+pub use records::{RecordsError, revoke_record};
 pub use run::{Exit, run};

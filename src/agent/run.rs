@@ -19,6 +19,7 @@ use crate::console;
 use crate::flow;
 use crate::limits;
 use crate::model::Timestamp;
+use crate::net::{Spread, Workers};
 
 /// How a sidecar's life ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -57,7 +58,8 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     let (asked, mut drain_asked) = mpsc::channel(1);
     let own = built.identity.id().clone();
     let drain = built.drain.clone();
-    open(&config, built, bound, &orders, asked);
+    let workers = Workers::per_core().map_err(|e| failed("the workers' threads", e))?;
+    open(&config, built, bound, &orders, asked, workers.spread())?;
     tracing::info!(id = %own, "ready");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -94,6 +96,7 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     });
     let last = Arc::clone(&rooms);
     let closed = tokio::task::spawn_blocking(move || last.audit.close()).await;
+    drop(workers);
     tracing::info!(cut, closed = closed.is_ok(), "stopped");
     Ok(exit)
 }
@@ -133,7 +136,14 @@ fn started(config: &Config, built: &Built, now: Timestamp) -> Result<(), StartEr
 }
 
 /// Serves at every door.
-fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mpsc::Sender<()>) {
+fn open(
+    config: &Config,
+    built: Built,
+    bound: Bound,
+    orders: &Orders,
+    asked: mpsc::Sender<()>,
+    workers: &Spread,
+) -> Result<(), StartError> {
     let Built { rooms, identity, sessions, knocks, handshakes, drain, join, .. } = built;
     let keeper =
         Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id().clone(), knocks, handshakes });
@@ -147,14 +157,18 @@ fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mps
             sessions: sessions.clone(),
             keeper: keeper.clone(),
             join,
+            workers: workers.clone(),
         };
         tokio::spawn(channel::serve(Arc::new(door), listener, drain.subscribe()));
     }
-    for door in bound.local {
-        let keeper = Arc::clone(&keeper);
+    for (door, worker) in bound.local.iter().flat_map(|d| workers.all().iter().map(move |w| (d, w))) {
+        // An app's flow is carried by the worker that took it.
+        let inside = worker.enter();
+        let door = door.share().map_err(|e| StartError(vec![e.to_string()]))?;
+        drop(inside);
         let (take, knock) = (Arc::clone(&keeper), Arc::clone(&keeper));
         let mut shut = drain.subscribe();
-        tokio::spawn(capture::serve(
+        worker.spawn(capture::serve(
             door,
             Arc::new(move |arrival| take.came(arrival)),
             Arc::new(move |_| knock.local_knock()),
@@ -179,6 +193,7 @@ fn open(config: &Config, built: Built, bound: Bound, orders: &Orders, asked: mps
             async move { console::serve(listener, inside, &settings, std::future::pending()).await },
         );
     }
+    Ok(())
 }
 
 fn app_code(ended: std::io::Result<std::process::ExitStatus>) -> u8 {

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::audit::{Entry, Kind};
 use crate::channel::Sessions;
@@ -140,8 +140,9 @@ impl Watchman {
         metrics.sessions(self.sessions.len());
         metrics.certificate_expires(self.identity.not_after());
         metrics.crl_expires(self.identity.crl_next_update());
+        let look = Instant::now();
         for living in self.rooms.table.all() {
-            flow::tell_moved(metrics, &living);
+            flow::look_after(metrics, &living, look);
         }
         // What lapses by the clock alone is found here; signatures are checked again when a file changes.
         for session in self.sessions.all() {

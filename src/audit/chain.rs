@@ -5,7 +5,7 @@ use ring::digest::{Context, SHA256};
 /// A SHA-256 hash.
 pub type Hash = [u8; HASH_LEN];
 
-/// Bytes of a [`Hash`].
+/// Bytes of a [`tyalias@Hash`].
 pub const HASH_LEN: usize = 32;
 
 /// Most hashes in one tile (tlog-tiles: height 8).

@@ -228,7 +228,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// The shape of one line. `seq` comes first: [`seq_of`] relies on it. Fields a reader does not know are ignored.
+/// The shape of one line. `seq` comes first: `seq_of` relies on it. Fields a reader does not know are ignored.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Line<'a> {
     /// The entry's number, from 0; also its leaf index in the Merkle tree.

@@ -27,7 +27,7 @@ pub struct OpenDoor {
     listener: Listener,
     mode: Mode,
     request_timeout: Duration,
-    requests_max: usize,
+    requests: Arc<Semaphore>,
     turned_away: TurnedAway,
 }
 
@@ -51,7 +51,7 @@ pub fn open(door: &Door) -> Result<OpenDoor, OpenError> {
         listener: listener.map_err(|source| OpenError { at, source })?,
         mode: door.mode.clone(),
         request_timeout: door.request_timeout,
-        requests_max: REQUESTS_MAX,
+        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
         turned_away: TurnedAway::default(),
     })
 }
@@ -77,6 +77,21 @@ impl OpenDoor {
         self.listener.local_addr()
     }
 
+    /// The same door, to be served by the runtime that runs now too: they share its bounds.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the kernel gives no descriptor.
+    pub fn share(&self) -> Result<Self, OpenError> {
+        let listener = self.listener.share().map_err(|source| OpenError { at: self.name(), source })?;
+        Ok(Self {
+            listener,
+            mode: self.mode.clone(),
+            request_timeout: self.request_timeout,
+            requests: Arc::clone(&self.requests),
+            turned_away: self.turned_away.clone(),
+        })
+    }
+
     /// The counter of connections closed without an answer, for the meters.
     pub fn turned_away(&self) -> TurnedAway {
         self.turned_away.clone()
@@ -84,7 +99,7 @@ impl OpenDoor {
 
     #[cfg(test)]
     pub(super) fn requests_max(self, requests_max: usize) -> Self {
-        Self { requests_max, ..self }
+        Self { requests: Arc::new(Semaphore::new(requests_max)), ..self }
     }
 }
 
@@ -100,10 +115,9 @@ impl TurnedAway {
 ///
 /// An accept that fails does not end the door: out of descriptors, it pauses and leaves them to the living flows.
 pub async fn serve(open: OpenDoor, take: Take, knock: Knock, shutdown: impl Future<Output = ()> + Send) {
-    let OpenDoor { listener, mode, request_timeout, requests_max, turned_away } = open;
+    let OpenDoor { listener, mode, request_timeout, requests, turned_away } = open;
     let name = listener.name();
     let mode = Arc::new(mode);
-    let requests = Arc::new(Semaphore::new(requests_max));
     let mut asking = JoinSet::new();
     let (mut patience, mut complaints) = (Patience::default(), Complaints::default());
     tokio::pin!(shutdown);

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -32,6 +33,7 @@ pub struct Dialled {
     send: SendRequest<Bytes>,
     flows: Arc<AtomicUsize>,
     flows_max: usize,
+    worker: ThreadId,
 }
 
 /// Why there is no connection.
@@ -96,7 +98,7 @@ pub async fn dial(
     let tls = shaken
         .await
         .map_err(|_| fail(Reason::TlsTimeout, "no answer to the TLS handshake".into()))?
-        .map_err(|e| fail(identity::reason_of_io(&e), e.to_string()))?;
+        .map_err(|e| fail(identity::reason_of_io(&e), identity::detail_of_io(&e)))?;
     let state = tls.get_ref().1;
     if state.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(Reason::TlsFailed, "the peer does not speak h2".into()));
@@ -112,7 +114,8 @@ pub async fn dial(
     let (send, connection) =
         client_builder(settings).handshake(tls).await.map_err(|e| fail(Reason::PeerClosed, e.to_string()))?;
     tokio::spawn(drive(connection, Arc::clone(&session), registered, settings.clone()));
-    Ok(Dialled { session, send, flows: Arc::default(), flows_max: settings.streams_max as usize })
+    let (flows_max, worker) = (settings.streams_max as usize, std::thread::current().id());
+    Ok(Dialled { session, send, flows: Arc::default(), flows_max, worker })
 }
 
 fn client_builder(settings: &Settings) -> h2::client::Builder {
@@ -155,6 +158,11 @@ async fn drive(
 }
 
 impl Dialled {
+    /// Whether the calling thread moves its frames: a flow of the same thread reaches it without waking another.
+    pub fn is_near(&self) -> bool {
+        self.worker == std::thread::current().id()
+    }
+
     /// Flows it carries now.
     pub fn flows(&self) -> usize {
         self.flows.load(Ordering::Relaxed)

@@ -11,19 +11,19 @@ use crate::net::{BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf};
 /// Makes a flow's stream of an accepted h2 stream.
 pub(super) fn stream(send: SendStream<Bytes>, recv: RecvStream, hold: impl Send + 'static) -> BoxStream {
     BoxStream {
-        read: Box::new(H2Read { recv, done: false, _hold: Box::new(hold) }),
+        read: Box::new(H2Read { recv, done: false, _hold: hold }),
         write: Box::new(H2Write { send, finished: false }),
     }
 }
 
-struct H2Read {
+struct H2Read<H> {
     recv: RecvStream,
     done: bool,
     /// Whatever must live as long as the stream: the session, the pool's place.
-    _hold: Box<dyn Send>,
+    _hold: H,
 }
 
-impl ReadHalf for H2Read {
+impl<H: Send> ReadHalf for H2Read<H> {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, StreamError>> {
         while !self.done {
             match ready!(self.recv.poll_data(cx)) {
@@ -117,8 +117,9 @@ fn stream_error(error: h2::Error) -> StreamError {
 
 /// Bytes one stream may have under way. Bounds what one stalled flow can hold of our memory.
 pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
-/// Bytes one connection may have under way: four streams' worth. Equal windows can lock each other up.
-pub(super) const CONNECTION_WINDOW: u32 = 4 * STREAM_WINDOW;
+/// Bytes one connection may have under way: 64 streams' worth, so that this many stalled apps hold up no other flow.
+/// Equal windows can lock each other up.
+pub(super) const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// Largest DATA frame we take.
 pub(super) const FRAME_MAX: u32 = 256 * 1024;
 /// Largest header list we take.

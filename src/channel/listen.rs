@@ -19,7 +19,9 @@ use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
 use super::settings::Settings;
 use crate::identity::Identity;
 use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
-use crate::net::{Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, SocketOptions, StreamError};
+use crate::net::{
+    Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, SocketOptions, Spread, StreamError,
+};
 use crate::protocols;
 
 /// One CONNECT at the peers' door.
@@ -59,6 +61,8 @@ pub struct PeersDoor {
     pub keeper: Arc<dyn Keeper>,
     /// The joining door, when this sidecar is the authority.
     pub join: Option<JoinDoor>,
+    /// Who carries the sessions, each to its end.
+    pub workers: Spread,
 }
 
 /// Takes connections until `drain` turns true; living sessions then get a GOAWAY and end with their last flow.
@@ -72,7 +76,15 @@ pub async fn serve(door: Arc<PeersDoor>, listener: Listener, drain: watch::Recei
         let Accepted::Tcp(tcp, remote) = accepted else { continue };
         match door.keeper.knock(remote.ip()) {
             Ok(slot) => {
-                tokio::spawn(greet(Arc::clone(&door), tcp, remote, slot, drain.clone()));
+                // A connection that fails here is gone already.
+                let Ok(tcp) = tcp.into_std() else { continue };
+                let (door, drain) = (Arc::clone(&door), drain.clone());
+                let workers = door.workers.clone();
+                workers.spawn(async move {
+                    if let Ok(tcp) = TcpStream::from_std(tcp) {
+                        greet(door, tcp, remote, slot, drain).await;
+                    }
+                });
             }
             Err(reason) => {
                 // Reset, not FIN: nothing of this connection should linger in the kernel.

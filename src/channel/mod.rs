@@ -15,8 +15,8 @@ mod settings;
 
 pub use dial::{DialError, Dialled, OpenError, dial};
 pub use join::{
-    ALPN_JOIN, AskMessage, COMPONENTS_MAX, Clerk, Facts, JOINS_MAX, JoinDoor, JoinError, JoinOutcome,
-    JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError, VALUES_MAX, join,
+    ALPN_JOIN, AskMessage, Baseline, COMPONENTS_MAX, Clerk, Facts, JOINS_MAX, JoinDoor, JoinError,
+    JoinOutcome, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError, VALUES_MAX, join,
 };
 pub use listen::{Arrival, Keeper, PeersDoor, serve};
 pub use session::{Session, SessionId, Sessions};

@@ -8,9 +8,9 @@ use std::time::Duration;
 pub struct Settings {
     /// Where peers knock; none when this sidecar only dials.
     pub listen: Option<SocketAddr>,
-    /// Connections kept to one peer at most. Default 8.
+    /// Connections kept to one peer at most. Default 16.
     pub connections_max: usize,
-    /// Flows one connection carries at most. Default 100.
+    /// Flows one connection carries at most. Default 1000.
     pub streams_max: u32,
     /// Longest handshake: TLS and the first request or SETTINGS. Default 10 s.
     pub handshake_timeout: Duration,

@@ -1,4 +1,4 @@
-//! `countersign device`: certificates of devices.
+//! `countersign device`: certificates of devices, and what a machine is.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -8,11 +8,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::device_queue::{self, QueueCommand, QueueError};
+use super::device_show::{ShowArgs, ShowError, show};
 use crate::identity::authority::{self, AuthorityError, IssueRequest, TTL_MAX};
 use crate::identity::{FileError, Installed, install, installed_id};
 use crate::model::{DeviceName, SpiffeId, Timestamp, units};
 
-/// Give devices their identities
+/// Give devices their identities, and show what they are
 #[derive(Args, Debug)]
 pub struct DeviceArgs {
     /// What to do
@@ -28,6 +29,8 @@ pub enum DeviceCommand {
     /// Who may join, and who may no longer
     #[command(flatten)]
     Queue(QueueCommand),
+    /// Show what this machine is recognised by, in digests only
+    Show(ShowArgs),
 }
 
 /// Whom to issue for, and where to put it.
@@ -64,6 +67,7 @@ pub fn run(args: &DeviceArgs, now: Timestamp, out: &mut dyn Write) -> Result<(),
     match &args.command {
         DeviceCommand::Issue(args) => issue(args, now, out),
         DeviceCommand::Queue(command) => Ok(device_queue::run(command, now, out)?),
+        DeviceCommand::Show(args) => Ok(show(args, out)?),
     }
 }
 
@@ -124,6 +128,9 @@ pub enum DeviceError {
     /// An invite or a decision.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// The machine could not be shown.
+    #[error(transparent)]
+    Show(#[from] ShowError),
     /// The folder holds files whose owner cannot be told.
     #[error("`{}` holds a leaf or key that is not understood: use another `--out`, or `--force` to overwrite it", dir.display())]
     Unknown {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
+use crate::agent::{RecordsError, revoke_record};
 use crate::identity::authority::{
     self, Asked, AuthorityError, INVITE_TTL_MAX, Invite, InviteRequest, InviteState,
 };
@@ -172,6 +173,10 @@ fn revoke(args: &RevokeArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), 
     for serial in revoked.added.iter().chain(&revoked.already) {
         writeln!(out, "revoked {serial}")?;
     }
+    match revoke_record(&args.ca, &args.records, &args.name, now)? {
+        Some(record) => writeln!(out, "record `{}` says so", record.display())?,
+        None => writeln!(out, "note: no record of it in `{}`", args.records.display())?,
+    }
     writeln!(out, "crl {} is good until {}", revoked.crl_number, revoked.next_update)?;
     writeln!(
         out,
@@ -193,6 +198,9 @@ pub enum QueueError {
     /// The CA said no.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// The device's record.
+    #[error(transparent)]
+    Records(#[from] RecordsError),
     /// The text could not be written.
     #[error("the output could not be written: {0}")]
     Output(#[from] io::Error),

@@ -9,9 +9,13 @@ use clap::Args;
 use data_encoding::HEXLOWER;
 
 use crate::channel::{self, Facts, JoinError, JoinOutcome};
+use crate::device::{
+    self, Fingerprint, RECORD_LEN_MAX, Record, Salt, SaltError, SignedRecord, SysrootError, verify_p256,
+};
 use crate::identity::authority::{Token, TokenError};
 use crate::identity::{
-    EnrolError, Enrolment, FileError, Installed, Joined, install, installed_id, leaf_not_after,
+    EnrolError, Enrolment, FileError, Installed, Joined, install, installed_id, leaf_not_after, read_file,
+    svid, write_file,
 };
 use crate::model::{SpiffeId, Timestamp, units};
 use crate::resilience::resolve;
@@ -56,14 +60,30 @@ pub fn run(args: &JoinArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), J
     }
     let state = args.out.join(STATE);
     let enrolment = Enrolment::begin(&state, &token)?;
-    let facts = Facts::default();
+    let fingerprint = fingerprint(&args.sysroot, &args.out)?;
+    let facts = facts(&fingerprint);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(JoinCommandError::Runtime)?;
     let mut save = |joined: &Joined, record: &str| save(&args.out, joined, record);
     let joined = runtime.block_on(ask_until(&token, &enrolment, &facts, args.wait, &mut save, out))?;
     remember(&args.out, &token)?;
     Enrolment::finish(&state)?;
-    told(&joined, &enrolment, &args.out, out)
+    told(&joined, &enrolment, &fingerprint, &args.out, out)
+}
+
+/// This machine as others may see it, under a salt that is made now if there is none.
+fn fingerprint(sysroot: &Path, dir: &Path) -> Result<Fingerprint, JoinCommandError> {
+    let salt = Salt::load_or_make(&dir.join(SALT))?;
+    Ok(device::fingerprint(&device::collect(sysroot)?, &salt))
+}
+
+/// What the device's record is made from.
+fn facts(fingerprint: &Fingerprint) -> Facts {
+    let baseline = Record::baseline_of(&fingerprint.values);
+    Facts {
+        profile: fingerprint.profile.name().into(),
+        baseline: baseline.into_iter().map(|(component, values)| (component.name().into(), values)).collect(),
+    }
 }
 
 /// Asks at every address in turn, again while an administrator has not decided, at most for `wait`.
@@ -122,22 +142,41 @@ async fn ask(
     Err(last.unwrap_or_else(|| JoinCommandError::Resolve("the token names no address".into())))
 }
 
-/// Everything on the disk, whole, before the certificate is acknowledged.
+/// Everything on the disk, whole, before the certificate is acknowledged; and nothing of it before it is checked.
 fn save(dir: &Path, joined: &Joined, record: &str) -> Result<(), String> {
-    let _ = record;
-    install(dir, &joined.issued).map_err(|e| e.to_string())
+    read_record(joined, record)?;
+    install(dir, &joined.issued).map_err(|e| e.to_string())?;
+    write_file(&dir.join(RECORD), record.as_bytes()).map_err(|e| e.to_string())
+}
+
+/// The record, if the CA that issued our certificate signed it for this device and key.
+fn read_record(joined: &Joined, record: &str) -> Result<Record, String> {
+    let ours = |message: &[u8], signature: &[u8]| verify_p256(&joined.issuing_spki, message, signature);
+    let read = SignedRecord::open(record, &ours).map_err(|e| e.to_string())?;
+    let key = svid(&joined.leaf_der).map_err(|e| e.to_string())?.spki_sha256;
+    read.check(&joined.issued.id, &[key], Timestamp::now()).map_err(|reason| reason.sentence().to_owned())?;
+    Ok(read)
+}
+
+fn read_text(path: &Path) -> Result<String, JoinCommandError> {
+    let len_max = u64::try_from(RECORD_LEN_MAX).unwrap_or(u64::MAX);
+    Ok(String::from_utf8_lossy(&read_file(path, len_max)?).into_owned())
 }
 
 fn told(
     joined: &Joined,
     enrolment: &Enrolment,
+    fingerprint: &Fingerprint,
     dir: &Path,
     out: &mut dyn Write,
 ) -> Result<(), JoinCommandError> {
+    let tier = read_record(joined, &read_text(&dir.join(RECORD))?).map_err(JoinError::Save)?.tier_max;
     writeln!(out, "joined as `{}`, files in `{}`", joined.issued.id, dir.display())?;
     writeln!(out, "  serial {}", joined.issued.serial)?;
     writeln!(out, "  until  {}", joined.issued.not_after)?;
     writeln!(out, "  key    {}", HEXLOWER.encode(&enrolment.spki_sha256()))?;
+    writeln!(out, "  tier   at most {}, profile {}", tier.level(), fingerprint.profile.name())?;
+    writeln!(out, "  fingerprint {}, {} components", fingerprint.digest(), fingerprint.values.len())?;
     writeln!(out, "next: point `[identity]` of the sidecar at `{}`, then `countersign run`", dir.display())?;
     writeln!(out, "next: destroy the token; it is spent")?;
     Ok(())
@@ -211,6 +250,12 @@ pub enum JoinCommandError {
     /// The authority said no, or could not be reached.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// The fingerprint's salt.
+    #[error(transparent)]
+    Salt(#[from] SaltError),
+    /// The root below which this machine is looked at.
+    #[error(transparent)]
+    Sysroot(#[from] SysrootError),
     /// The text could not be written.
     #[error("the output could not be written: {0}")]
     Output(#[from] io::Error),
@@ -244,8 +289,15 @@ pub enum JoinCommandError {
 
 /// What was begun, below `--out`.
 const STATE: &str = "join-state";
+/// The signed device record, below `--out`; beside the salt that its fingerprint was made with.
+const RECORD: &str = "device.record";
+const SALT: &str = "device.salt";
 /// The id of the token that led here, below `--out`.
 const DONE: &str = "joined";
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest pause between two questions, whatever the authority says.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[path = "join_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@ pub mod config;
 pub mod demo;
 pub mod device;
 pub mod device_queue;
+mod device_show;
 pub mod join;
 pub mod policy;
 pub mod run;
@@ -34,7 +35,7 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Make and keep a certificate authority
     Ca(ca::CaArgs),
-    /// Issue device certificates
+    /// Issue device certificates, and show what a machine is recognised by
     Device(device::DeviceArgs),
     /// Join with a one-time token from `countersign device invite`
     Join(join::JoinArgs),

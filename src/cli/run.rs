@@ -32,7 +32,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         eprintln!("countersign: {e}");
         return ExitCode::FAILURE;
     }
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
             eprintln!("countersign: the runtime did not start: {e}");

@@ -151,8 +151,8 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     let seconds = Duration::from_secs;
     let pq =
         table.get_or("pq", Prefer, |v| v.one_of(&[("off", Off), ("prefer", Prefer), ("require", Require)]));
-    let connections_max = table.get_or("connections_max", 8, |v| v.count(1..=1024));
-    let streams_max = table.get_or("streams_max", 100, |v| v.count(1..=10_000));
+    let connections_max = table.get_or("connections_max", 16, |v| v.count(1..=1024));
+    let streams_max = table.get_or("streams_max", 1000, |v| v.count(1..=10_000));
     let handshake_timeout = table.get_or("handshake_timeout", seconds(10), |v| v.duration(WAITS));
     let connect_timeout = table.get_or("connect_timeout", CONNECT, |v| v.duration(WAITS));
     let answer_timeout = table.get_or("answer_timeout", seconds(15), |v| v.duration(WAITS));

@@ -1,6 +1,6 @@
 //! What the authority holds of a device: its baseline and standing, signed, versioned and expiring.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -76,7 +76,8 @@ impl Record {
     /// The baseline of what was presented; what is observed only is no part of it.
     pub fn baseline_of(values: &BTreeMap<Component, Presented>) -> BTreeMap<Component, Vec<[u8; 32]>> {
         let weighed = values.iter().filter(|(c, _)| c.class() != super::Class::Observed);
-        weighed.map(|(c, presented)| (*c, presented.iter().map(|v| digest_of(v)).collect())).collect()
+        let digests = |presented: &Presented| presented.iter().map(|v| digest_of(v)).collect();
+        weighed.map(|(c, presented)| (*c, digests(presented))).collect()
     }
 
     /// Whether this record speaks of the device `id`, now. Quarantine is for the appraisal to tell.
@@ -184,6 +185,10 @@ fn read(body: &str) -> Result<Record, RecordError> {
         let component = Component::from_name(name).ok_or(RecordError::Component)?;
         let values: Option<Vec<_>> = values.iter().map(|v| hex32(v)).collect();
         let values = values.filter(|v| (1..=VALUES_MAX).contains(&v.len())).ok_or(bad("baseline"))?;
+        // A set: one value must not be counted for many.
+        if values.iter().collect::<BTreeSet<_>>().len() != values.len() {
+            return Err(bad("baseline"));
+        }
         baseline.insert(component, values);
     }
     let record = Record {
@@ -315,3 +320,7 @@ fn timestamp(text: &str) -> Option<Timestamp> {
 const HEAD: &str = "format = \"countersign-device-record/1\"\n";
 const SIGNATURE_BEGIN: &str = "signature = \"";
 const SIGNATURE_END: &str = "\"\n";
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

@@ -10,7 +10,7 @@ mod settings;
 mod table;
 
 pub use intake::{Asker, Intake, Wanted};
-pub use record::tell_moved;
+pub use record::look_after;
 pub use run::{Rooms, decision_id, judge_again, run};
 pub use settings::*;
 pub use table::{Cut, Living, Table};

@@ -1,6 +1,8 @@
 //! Writes down what happens to one flow: into the audit, the log and the meters, under one decision id.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::Session;
@@ -60,7 +62,7 @@ impl<'a> Record<'a> {
         self.said.flow = Some(seat.id);
         self.said.service = Some(route.name().clone());
         self.said.rule = Some(permit.rules().join(",").into());
-        self.said.bundle = Some(permit.digest().into());
+        self.said.bundle = Some((&**permit.digest()).into());
     }
 
     /// Writes that policy allows it.
@@ -105,37 +107,14 @@ impl<'a> Record<'a> {
         );
     }
 
-    /// Writes how it ended.
-    pub(super) fn closed(&self, end: &End, seat: &Living, now: Timestamp) {
-        let mut entry = self.said.clone();
-        entry.kind = Kind::Close;
-        entry.at = now;
-        let (up, down) = (seat.moved.up.all(), seat.moved.down.all());
-        entry.bytes_in = Some(up);
-        entry.bytes_out = Some(down);
-        entry.ms = u64::try_from(now.since(self.since).as_millis()).ok();
-        let reason = match end {
-            End::Closed => None,
-            End::Reset(e) => {
-                entry.detail = Some(e.to_string().into());
-                None
-            }
-            End::Cut(cut) => {
-                if &*cut.rule != "-" {
-                    entry.rule = Some(cut.rule.clone());
-                }
-                entry.detail = (!cut.detail.is_empty()).then(|| cut.detail.clone());
-                Some(cut.reason)
-            }
-        };
-        entry.reason = reason;
-        let _ = self.rooms.audit.append(entry);
-        tell_moved(&self.rooms.metrics, seat);
-        self.rooms.metrics.flow_closed(self.direction, reason);
-        if let Some(reason) = reason {
-            tracing::warn!(decision = %self.id, flow = %seat.id, reason = reason.code(), "flow cut");
-        } else {
-            tracing::debug!(decision = %self.id, flow = %seat.id, up, down, "flow closed");
+    /// Keeps what the closing entry needs and the living flow does not know.
+    pub(super) fn settle(self, permit: &Permit) -> Closing<'a> {
+        Closing {
+            rooms: self.rooms,
+            source: self.said.source,
+            target: self.said.target,
+            rules: Arc::clone(permit.rules()),
+            digest: Arc::clone(permit.digest()),
         }
     }
 
@@ -147,11 +126,66 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Adds what a flow moved since the last time to the meters.
-pub fn tell_moved(metrics: &Metrics, living: &Living) {
+/// What the closing entry needs. Small: thousands of flows may be idle, and each holds one.
+pub(super) struct Closing<'a> {
+    rooms: &'a Rooms,
+    source: Option<Source>,
+    target: Option<Box<str>>,
+    rules: Arc<[Box<str>]>,
+    digest: Arc<str>,
+}
+
+impl Closing<'_> {
+    /// Writes how the flow ended.
+    pub(super) fn closed(self, end: &End, seat: &Living, now: Timestamp) {
+        let direction = seat.facts.session.direction;
+        let mut entry = Entry::new(now, Kind::Close);
+        entry.decision = Some(seat.decision);
+        entry.flow = Some(seat.id);
+        entry.direction = Some(direction);
+        entry.device = Some(seat.facts.device.id.clone());
+        entry.peer = seat.leaves_on().map(|session| session.peer.id().clone());
+        entry.source = self.source;
+        entry.service = Some(seat.facts.service.clone());
+        entry.target = self.target;
+        entry.rule = Some(self.rules.join(",").into());
+        entry.bundle = Some((&*self.digest).into());
+        if let Some(session) = seat.session() {
+            rides(&mut entry, session);
+        }
+        let (up, down) = (seat.moved.up.all(), seat.moved.down.all());
+        entry.bytes_in = Some(up);
+        entry.bytes_out = Some(down);
+        entry.ms = u64::try_from(now.since(seat.since).as_millis()).ok();
+        match end {
+            End::Closed => {}
+            End::Reset(e) => entry.detail = Some(e.to_string().into()),
+            End::Cut(cut) => {
+                if &*cut.rule != "-" {
+                    entry.rule = Some(cut.rule.clone());
+                }
+                entry.detail = (!cut.detail.is_empty()).then(|| cut.detail.clone());
+                entry.reason = Some(cut.reason);
+            }
+        }
+        let reason = entry.reason;
+        let _ = self.rooms.audit.append(entry);
+        look_after(&self.rooms.metrics, seat, Instant::now());
+        self.rooms.metrics.flow_closed(direction, reason);
+        if let Some(reason) = reason {
+            tracing::warn!(decision = %seat.decision, flow = %seat.id, reason = reason.code(), "flow cut");
+        } else {
+            tracing::debug!(decision = %seat.decision, flow = %seat.id, up, down, "flow closed");
+        }
+    }
+}
+
+/// Adds what a flow moved since the last look to the meters, and ends it when it has been idle for too long.
+pub fn look_after(metrics: &Metrics, living: &Living, now: Instant) {
     let direction = living.facts.session.direction;
-    metrics.moved(direction, Way::Up, living.moved.up.fresh());
-    metrics.moved(direction, Way::Down, living.moved.down.fresh());
+    let (up, down) = living.look(now);
+    metrics.moved(direction, Way::Up, up);
+    metrics.moved(direction, Way::Down, down);
 }
 
 /// Says which session an entry's flow rides on.

@@ -7,13 +7,12 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::Sleep;
 
 use super::table::{Count, Cut, Seat};
 use crate::limits::Slot;
-use crate::model::Reason;
 use crate::net::{BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf};
 use crate::policy::Permit;
 
@@ -28,21 +27,24 @@ pub enum End {
     Cut(Cut),
 }
 
-/// Relays between the one who asked (`near`) and what was asked for (`far`). The permit is spent.
-pub async fn relay(
-    _permit: Permit,
-    near: BoxStream,
-    far: BoxStream,
-    seat: &Seat,
-    slot: &Slot,
-    idle: Duration,
-) -> End {
-    let mut up = Way::new(near.read, far.write);
-    let mut down = Way::new(far.read, near.write);
+/// The bytes' way there and back.
+pub struct Ways {
+    up: Way,
+    down: Way,
+}
+
+impl Ways {
+    /// Between the one who asked (`near`) and what was asked for (`far`). The permit is spent.
+    pub fn new(_permit: Permit, near: BoxStream, far: BoxStream) -> Self {
+        Self { up: Way::new(near.read, far.write), down: Way::new(far.read, near.write) }
+    }
+}
+
+/// Relays until the flow ends.
+pub async fn relay(ways: &mut Ways, seat: &Seat, slot: &Slot) -> End {
+    let Ways { up, down } = ways;
     let end = {
         let mut cut = std::pin::pin!(seat.until_cut());
-        let mut quiet = Quiet::new(idle);
-        let mut sleep = std::pin::pin!(tokio::time::sleep(quiet.tick));
         std::future::poll_fn(|cx| {
             if let Poll::Ready(cut) = cut.as_mut().poll(cx) {
                 return Poll::Ready(End::Cut(cut));
@@ -50,21 +52,17 @@ pub async fn relay(
             let up_end = up.poll(cx, slot, &seat.moved.up);
             let down_end = down.poll(cx, slot, &seat.moved.down);
             match (up_end, down_end) {
-                (Poll::Ready(Err(e)), _) | (_, Poll::Ready(Err(e))) => return Poll::Ready(End::Reset(e)),
-                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(End::Closed),
-                _ => {}
-            }
-            match quiet.poll(cx, sleep.as_mut(), up.steps.wrapping_add(down.steps)) {
-                Poll::Ready(()) => Poll::Ready(End::Cut(Cut::new(Reason::IdleTimeout))),
-                Poll::Pending => Poll::Pending,
+                (Poll::Ready(Err(e)), _) | (_, Poll::Ready(Err(e))) => Poll::Ready(End::Reset(e)),
+                (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
+                _ => Poll::Pending,
             }
         })
         .await
     };
     match end {
         End::Closed => {}
-        End::Reset(_) => [&mut up, &mut down].into_iter().for_each(|w| w.write.reset(EndKind::Reset)),
-        End::Cut(_) => [&mut up, &mut down].into_iter().for_each(|w| w.write.reset(EndKind::Cut)),
+        End::Reset(_) => [up, down].into_iter().for_each(|w| w.write.reset(EndKind::Reset)),
+        End::Cut(_) => [up, down].into_iter().for_each(|w| w.write.reset(EndKind::Cut)),
     }
     end
 }
@@ -77,8 +75,6 @@ struct Way {
     source: Source,
     finished: bool,
     unflushed: bool,
-    /// Chunks moved, to tell a quiet flow.
-    steps: u64,
     /// The device's byte rate is spent until then.
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -98,7 +94,6 @@ impl Way {
             source: Source::Open,
             finished: false,
             unflushed: false,
-            steps: 0,
             wait: None,
         }
     }
@@ -141,7 +136,6 @@ impl Way {
             match self.read.poll_chunk(cx)? {
                 Poll::Ready(Some(chunk)) => {
                     took = true;
-                    self.steps = self.steps.wrapping_add(1);
                     self.chunks.push(chunk);
                     if self.chunks.len() >= BATCH {
                         break;
@@ -169,7 +163,6 @@ impl Way {
             Poll::Ready(sent) => {
                 self.read.release(sent);
                 self.unflushed = true;
-                self.steps = self.steps.wrapping_add(1);
                 moved.add(sent);
                 // Paid for afterwards: what was sent is known only now. The source is still drained meanwhile.
                 if let Err(wait) = slot.bytes(sent, Instant::now()) {
@@ -193,38 +186,7 @@ impl Way {
     }
 }
 
-/// Tells when nothing moved for the idle time. Looks four times per idle time, so a busy flow pays nothing for it.
-struct Quiet {
-    tick: Duration,
-    seen: u64,
-    quiet_ticks: u32,
-}
-
-impl Quiet {
-    fn new(idle: Duration) -> Self {
-        Self { tick: idle / QUIET_TICKS, seen: 0, quiet_ticks: 0 }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, mut sleep: Pin<&mut Sleep>, steps: u64) -> Poll<()> {
-        while sleep.as_mut().poll(cx).is_ready() {
-            if steps == self.seen {
-                self.quiet_ticks += 1;
-                if self.quiet_ticks >= QUIET_TICKS {
-                    return Poll::Ready(());
-                }
-            } else {
-                self.quiet_ticks = 0;
-                self.seen = steps;
-            }
-            sleep.as_mut().reset(tokio::time::Instant::now() + self.tick);
-        }
-        Poll::Pending
-    }
-}
-
 /// Bytes taken from a source before they are passed on.
 const BATCH: usize = 256 * 1024;
 /// Rounds of taking and passing on before other flows of this worker get their turn.
 const ROUNDS_MAX: u32 = 16;
-/// Looks per idle time.
-const QUIET_TICKS: u32 = 4;

@@ -11,7 +11,7 @@ use crate::telemetry::Metrics;
 
 use super::exit::{self, Far};
 use super::intake::{Asker, Intake, Wanted};
-use super::record::Record;
+use super::record::{Closing, Record};
 use super::relay;
 use super::routes::{self, Route};
 use super::settings::Settings;
@@ -43,45 +43,69 @@ pub struct Rooms {
 
 /// Carries one flow from its door to its end. Everything it meets on the way is written down.
 pub async fn run(rooms: Arc<Rooms>, intake: Intake) {
+    // Boxed: what opening takes is given back before the flow settles down, perhaps to be idle for hours.
+    let Some(Open { seat, slot, mut ways, closing }) = Box::pin(open(&rooms, intake)).await else { return };
+    let end = match &mut ways {
+        Ok(ways) => relay::relay(ways, &seat, &slot).await,
+        Err(end) => std::mem::replace(end, relay::End::Closed),
+    };
+    closing.closed(&end, &seat, Timestamp::now());
+}
+
+/// A flow that may carry bytes.
+struct Open<'a> {
+    seat: Seat,
+    slot: Slot,
+    /// Or how it ended when the one who asked had left.
+    ways: Result<relay::Ways, relay::End>,
+    closing: Closing<'a>,
+}
+
+/// Judges a flow and opens it; `None` when it was refused.
+async fn open(rooms: &Rooms, intake: Intake) -> Option<Open<'_>> {
     let now = Timestamp::now();
-    let mut record = Record::new(&rooms, decision_id(now), &intake, now);
+    let mut record = Record::new(rooms, decision_id(now), &intake, now);
     let Intake { asker, wanted, answer } = intake;
 
-    let admitted = match admit(&rooms, &asker, wanted, &record, now) {
+    let admitted = match admit(rooms, &asker, wanted, &record, now) {
         Ok(admitted) => admitted,
         Err(refusal) => {
             record.denied(&refusal);
-            return answer.refuse(refusal).await;
+            answer.refuse(refusal).await;
+            return None;
         }
     };
     let Admitted { slot, route, seat, permit } = admitted;
     record.admitted(&route, &seat, &permit);
 
     let opened = match record.allowed() {
-        Ok(()) => open(&rooms, &route, &seat, &record).await,
+        Ok(()) => open_far(rooms, &route, &seat, &record).await,
         Err(reason) => Err(record.refusal(reason)),
     };
     let far = match opened {
         Ok(far) => far,
         Err(refusal) => {
             record.denied(&refusal);
-            return answer.refuse(refusal).await;
+            answer.refuse(refusal).await;
+            return None;
         }
     };
     if let Some(session) = &far.session {
-        seat.leaves_on(Arc::clone(session));
+        seat.leave_on(Arc::clone(session));
     }
     // No entry, no bytes.
     if let Err(reason) = record.opened(&far) {
         let refusal = record.refusal(reason);
         record.denied(&refusal);
-        return answer.refuse(refusal).await;
+        answer.refuse(refusal).await;
+        return None;
     }
-    let end = match answer.accept().await {
-        Ok(near) => relay::relay(permit, near, far.stream, &seat, &slot, idle_timeout(&route)).await,
-        Err(e) => relay::End::Reset(e),
+    let closing = record.settle(&permit);
+    let ways = match answer.accept().await {
+        Ok(near) => Ok(relay::Ways::new(permit, near, far.stream)),
+        Err(e) => Err(relay::End::Reset(e)),
     };
-    record.closed(&end, &seat, Timestamp::now());
+    Some(Open { seat, slot, ways, closing })
 }
 
 struct Admitted<'a> {
@@ -112,7 +136,9 @@ fn admit<'a>(
     let wanted = wanted.map_err(refuse)?;
     let route = routes::find(&rooms.settings, asker.direction, &wanted).map_err(refuse)?;
     let facts = asker.facts(route.name().clone(), now);
-    let seat = rooms.table.register(record.id(), facts.clone(), &asker.source, asker.session.clone(), now);
+    let idle = idle_timeout(&route);
+    let seat =
+        rooms.table.register(record.id(), facts.clone(), &asker.source, asker.session.clone(), idle, now);
     match rooms.policy.current().decide(&facts, record.id()) {
         Verdict::Permit(permit) => Ok(Admitted { slot, route, seat, permit }),
         Verdict::Denial(denial) => Err(denial.refusal()),
@@ -120,7 +146,12 @@ fn admit<'a>(
 }
 
 /// Opens the far side, unless the flow is cut meanwhile.
-async fn open(rooms: &Rooms, route: &Route<'_>, seat: &Seat, record: &Record<'_>) -> Result<Far, Refusal> {
+async fn open_far(
+    rooms: &Rooms,
+    route: &Route<'_>,
+    seat: &Seat,
+    record: &Record<'_>,
+) -> Result<Far, Refusal> {
     tokio::select! {
         cut = seat.until_cut() => Err(record.refusal(cut.reason).rule(cut.rule).detail(cut.detail)),
         far = exit::open(rooms, route) => far.map_err(|e| record.refusal(e.reason).detail(e.detail)),

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::channel::{Session, SessionId};
 use crate::model::{DecisionId, Facts, FlowId, Reason, Timestamp};
@@ -75,21 +76,41 @@ pub struct Living {
     pub since: Timestamp,
     /// Bytes so far.
     pub moved: Moved,
+    /// The flow is ended when nothing moved for so long.
+    idle_timeout: Duration,
+    opened: Instant,
+    /// When it was last seen to move, in milliseconds since it was opened.
+    stirred_ms: AtomicU64,
     /// The session it came on, where it came from a peer.
     arrived_on: Option<Arc<Session>>,
     /// The session it leaves on, once it is opened at a peer.
     leaves_on: OnceLock<Arc<Session>>,
-    cut: watch::Sender<Option<Cut>>,
+    // Boxed, and no channel: there are thousands of idle flows, and most are never cut.
+    cut: OnceLock<Box<Cut>>,
+    cut_made: Notify,
 }
 
 impl Living {
     /// Ends the flow; the first cut stays.
     pub fn cut(&self, cut: Cut) {
-        self.cut.send_if_modified(|slot| {
-            let first = slot.is_none();
-            slot.get_or_insert(cut);
-            first
-        });
+        if self.cut.set(Box::new(cut)).is_ok() {
+            self.cut_made.notify_waiters();
+        }
+    }
+
+    /// Looks after the flow, at least every few seconds: what it moved since the last look, up and down. Cuts it
+    /// when that is nothing, and has been nothing for its idle time.
+    pub fn look(&self, now: Instant) -> (u64, u64) {
+        let fresh = (self.moved.up.fresh(), self.moved.down.fresh());
+        let age = now.saturating_duration_since(self.opened);
+        if fresh != (0, 0) {
+            self.stirred_ms.store(u64::try_from(age.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        } else if age.saturating_sub(Duration::from_millis(self.stirred_ms.load(Ordering::Relaxed)))
+            >= self.idle_timeout
+        {
+            self.cut(Cut::new(Reason::IdleTimeout));
+        }
+        fresh
     }
 
     /// What would be judged at `now`.
@@ -105,6 +126,11 @@ impl Living {
     /// The sessions it rides on.
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
         self.arrived_on.iter().chain(self.leaves_on.get())
+    }
+
+    /// The session it leaves on.
+    pub fn leaves_on(&self) -> Option<&Arc<Session>> {
+        self.leaves_on.get()
     }
 
     /// The session that the audit names: the one shared with the other sidecar.
@@ -131,6 +157,7 @@ impl Table {
         facts: Facts,
         source: &str,
         arrived_on: Option<Arc<Session>>,
+        idle_timeout: Duration,
         now: Timestamp,
     ) -> Seat {
         let id = FlowId(self.0.next.fetch_add(1, Ordering::Relaxed) + 1);
@@ -142,8 +169,12 @@ impl Table {
             since: now,
             moved: Moved::default(),
             arrived_on,
+            idle_timeout,
+            opened: Instant::now(),
+            stirred_ms: AtomicU64::new(0),
             leaves_on: OnceLock::new(),
-            cut: watch::Sender::new(None),
+            cut: OnceLock::new(),
+            cut_made: Notify::new(),
         });
         self.lock().insert(id, Arc::clone(&living));
         Seat { table: self.clone(), living }
@@ -200,17 +231,19 @@ pub struct Seat {
 
 impl Seat {
     /// Says which session the flow leaves on.
-    pub fn leaves_on(&self, session: Arc<Session>) {
+    pub fn leave_on(&self, session: Arc<Session>) {
         let _ = self.living.leaves_on.set(session);
     }
 
     /// Waits for the flow's end by this sidecar.
     pub async fn until_cut(&self) -> Cut {
-        let mut seen = self.living.cut.subscribe();
-        let cut = seen.wait_for(Option::is_some).await.ok().and_then(|c| c.clone());
-        match cut {
-            Some(cut) => cut,
-            None => std::future::pending().await,
+        loop {
+            // Listening before looking: a cut between the two is heard.
+            let made = self.living.cut_made.notified();
+            if let Some(cut) = self.living.cut.get() {
+                return Cut::clone(cut);
+            }
+            made.await;
         }
     }
 }

@@ -60,5 +60,24 @@ pub fn leaf_not_after(dir: &Path) -> Result<Option<Timestamp>, FileError> {
     Ok(chain.first().and_then(|c| svid(c).ok()).map(|s| s.not_after))
 }
 
+/// Writes a file that is no secret, whole or not at all; makes its folder if need be.
+///
+/// # Errors
+/// [`FileError`] with its path; the old file is then untouched.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        make_dir(dir)?;
+    }
+    write(path, bytes, Access::Everybody)
+}
+
+/// Reads a regular file of at most `len_max` bytes.
+///
+/// # Errors
+/// [`FileError`] with its path.
+pub fn read_file(path: &Path, len_max: u64) -> Result<Vec<u8>, FileError> {
+    read(path, len_max)
+}
+
 const LEAF: &str = "leaf.pem";
 const KEY: &str = "leaf.key";

@@ -20,7 +20,7 @@ mod verify;
 
 pub use enrol::{EnrolError, Enrolment, Gift, Joined};
 pub use file::FileError;
-pub use install::{Installed, install, installed_id, leaf_not_after};
+pub use install::{Installed, install, installed_id, leaf_not_after, read_file, write_file};
 pub use joining::joining_client;
 pub use load::{
     CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, PEM_FILE_MAX, ROOTS_MAX, crl_next_update, parse_certificates,
@@ -29,7 +29,7 @@ pub use own::{CrlStatus, Identity, LeafSigner, Reloaded, Status, server_name};
 pub use peer::{PeerIdentity, peer};
 pub use problem::{LoadError, Problem, Unusable};
 pub use provider::provider;
-pub use reason::{reason_of, reason_of_io};
+pub use reason::{detail_of_io, reason_of, reason_of_io};
 pub use settings::*;
 pub use svid::{LEAF_LEN_MAX, Svid, SvidError, svid};
 pub use trust::{INTERMEDIATES_MAX, TrustError};

@@ -40,6 +40,14 @@ pub fn reason_of_io(error: &io::Error) -> Reason {
     }
 }
 
+/// What happened, for people: our own words where rustls only carries them.
+pub fn detail_of_io(error: &io::Error) -> String {
+    match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(ours)))) => ours.to_string(),
+        _ => error.to_string(),
+    }
+}
+
 fn of_certificate(error: &CertificateError) -> Reason {
     use CertificateError as C;
     match error {
@@ -101,7 +109,10 @@ mod tests {
             let text = error.to_string();
             let error = Error::InvalidCertificate(error.into());
             assert_eq!(reason_of(&error), reason, "{text}");
-            assert_eq!(reason_of_io(&io::Error::other(error)), reason, "{text}");
+            let error = io::Error::other(error);
+            assert_eq!(reason_of_io(&error), reason, "{text}");
+            // Where TLS has an alert of its own, rustls has its own words.
+            assert!(reason == Reason::CertificateRevoked || detail_of_io(&error) == text, "{text}");
         }
         let bare = Error::Other(OtherError(Arc::new(SvidError::UriCount { count: 2 })));
         assert_eq!(reason_of(&bare), Reason::CertificateNotSvid);

@@ -127,6 +127,7 @@ pub fn retry_after(reason: Reason) -> Option<Duration> {
         | Reason::FlowsExhausted
         | Reason::FlowsLimited
         | Reason::HandshakesLimited
+        | Reason::JoinLimited
         | Reason::MemoryExhausted
         | Reason::StreamsExhausted => Some(RETRY_PLACE),
         _ => None,

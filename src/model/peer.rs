@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// A SPIFFE trust domain: 1..=255 bytes of `a-z 0-9 . - _` (SPIFFE-ID §2.1, §2.3).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct TrustDomain(Box<str>);
+pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
     /// Longest trust domain name in bytes (SPIFFE-ID §2.1).
@@ -59,7 +60,7 @@ pub enum TrustDomainError {
 /// A SPIFFE ID with a non-root path: `spiffe://<trust-domain>/<path>`, at most 2048 bytes (SPIFFE-ID §2).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct SpiffeId {
-    text: Box<str>,
+    text: Arc<str>,
     trust_domain: TrustDomain,
 }
 
@@ -149,11 +150,11 @@ pub enum SpiffeIdError {
 
 /// A device's name: 1..=63 bytes of `a-z 0-9 -`, neither first nor last a hyphen (as a DNS label, RFC 1123 §2.1).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct DeviceName(Box<str>);
+pub struct DeviceName(Arc<str>);
 
 /// A service's name, what a peer asks for in CONNECT: the same alphabet and bounds as [`DeviceName`].
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct ServiceName(Box<str>);
+pub struct ServiceName(Arc<str>);
 
 /// Why a text is no device or service name.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -163,7 +164,7 @@ pub struct NameError {
     pub name: String,
 }
 
-fn check_label(text: &str) -> Result<Box<str>, NameError> {
+fn check_label(text: &str) -> Result<Arc<str>, NameError> {
     let bytes = text.as_bytes();
     let edge = |b: Option<&u8>| b.is_some_and(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
     let inner = bytes.iter().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));

@@ -332,6 +332,10 @@ reasons! {
     JoinUnavailable "join_unavailable" 403 "http_request_denied"
         "this sidecar is no authority, so nobody can join here"
         "join at the sidecar that has `[authority]`, or make a new token with its address";
+    /// No message of joining, or one that is too long.
+    JoinMalformed "join_malformed" 400 "http_request_error"
+        "what came is no message of joining, or is larger than allowed"
+        "run the same version of Countersign on both sides";
     /// No certificate request that can be used.
     JoinCsrInvalid "join_csr_invalid" 400 "http_request_error"
         "the certificate request is broken, or its signature is"

@@ -7,8 +7,10 @@ mod accept;
 mod head;
 mod socket;
 mod stream;
+mod workers;
 
 pub use accept::{Complaints, Patience};
 pub use head::{HeadError, read_head};
 pub use socket::{Accepted, Listener, SocketOptions, Target, TargetError, UnixMode, connect, connect_unix};
 pub use stream::{Answer, BoxFuture, BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf, from_io};
+pub use workers::{Spread, Workers};

@@ -1,15 +1,18 @@
 //! Sockets: listening, connecting and their options, in one constructor each.
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream, tcp, unix};
 
 use super::stream::{BoxStream, Chunks, EndKind, ReadHalf, SLICES_MAX, StreamError, WriteHalf};
@@ -103,8 +106,8 @@ impl SocketOptions {
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// Unix; the path is removed when dropped.
-    Unix(UnixListener, PathBuf),
+    /// Unix; the path is removed when the last that shares it is dropped.
+    Unix(UnixListener, Arc<UnixPath>),
 }
 
 /// A connection a [`Listener`] took.
@@ -154,14 +157,14 @@ impl Listener {
             let _ = std::fs::remove_file(&private);
             return Err(e);
         }
-        Ok(Self::Unix(listener, path.to_owned()))
+        Ok(Self::Unix(listener, Arc::new(UnixPath(path.to_owned()))))
     }
 
     /// Where it listens, for logs.
     pub fn name(&self) -> String {
         match self {
             Self::Tcp(l) => l.local_addr().map_or_else(|_| "tcp".into(), |a| a.to_string()),
-            Self::Unix(_, path) => format!("unix:{}", path.display()),
+            Self::Unix(_, path) => format!("unix:{}", path.0.display()),
         }
     }
 
@@ -170,6 +173,24 @@ impl Listener {
         match self {
             Self::Tcp(l) => l.local_addr().ok(),
             Self::Unix(..) => None,
+        }
+    }
+
+    /// The same listening socket for the runtime that runs now: whoever is free takes the next connection.
+    ///
+    /// # Errors
+    /// The kernel's, when descriptors ran out.
+    pub fn share(&self) -> io::Result<Self> {
+        use std::os::fd::AsFd;
+        match self {
+            Self::Tcp(l) => {
+                let same = std::net::TcpListener::from(l.as_fd().try_clone_to_owned()?);
+                Ok(Self::Tcp(TcpListener::from_std(same)?))
+            }
+            Self::Unix(l, path) => {
+                let same = std::os::unix::net::UnixListener::from(l.as_fd().try_clone_to_owned()?);
+                Ok(Self::Unix(UnixListener::from_std(same)?, Arc::clone(path)))
+            }
         }
     }
 
@@ -194,11 +215,12 @@ impl Listener {
     }
 }
 
-impl Drop for Listener {
+/// Removes a Unix socket's path when dropped.
+pub struct UnixPath(PathBuf);
+
+impl Drop for UnixPath {
     fn drop(&mut self) {
-        if let Self::Unix(_, path) = self {
-            let _ = std::fs::remove_file(path);
-        }
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -258,7 +280,7 @@ impl From<UnixStream> for BoxStream {
 /// What TCP and Unix read halves share.
 trait ReadSocket: Send {
     fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
-    fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize>;
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>>;
 }
 
 /// What TCP and Unix write halves share.
@@ -275,8 +297,10 @@ macro_rules! sockets {
             fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
                 AsRef::<$stream>::as_ref(self).poll_read_ready(cx)
             }
-            fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-                AsRef::<$stream>::as_ref(self).try_read_buf(buffer)
+            // Not `try_read_buf`: that takes a read that did not fill the buffer for one of many, and asks the kernel
+            // again only to hear that there is nothing.
+            fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut BytesMut) -> Poll<io::Result<usize>> {
+                std::pin::pin!(self.read_buf(buffer)).poll(cx)
             }
         }
         impl WriteSocket for $write {
@@ -331,16 +355,15 @@ impl<R: ReadSocket> ReadHalf for SocketRead<R> {
                 self.buffer = BytesMut::with_capacity(self.ask);
             }
             let room = self.buffer.capacity();
-            match self.socket.try_read(&mut self.buffer) {
-                Ok(0) => return Poll::Ready(Ok(None)),
-                Ok(len) => {
+            match self.socket.poll_read(cx, &mut self.buffer)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(None)),
+                Poll::Ready(len) => {
                     if len == room {
                         self.ask = READ_MAX.min(self.ask * 4);
                     }
                     return Poll::Ready(Ok(Some(self.buffer.split().freeze())));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                Err(e) => return Poll::Ready(Err(e.into())),
+                Poll::Pending => {}
             }
         }
     }

@@ -83,7 +83,7 @@ fn a_permit_allows_and_names_its_rules_and_bundle() {
     let bundle = bundle(&rules).unwrap();
     let Verdict::Permit(permit) = bundle.decide(&facts(), id()) else { panic!("denied") };
     assert_eq!(
-        (permit.id(), permit.rules().join(" "), permit.digest()),
+        (permit.id(), permit.rules().join(" "), &**permit.digest()),
         (id(), "b a".into(), bundle.digest())
     );
     assert_eq!(bundle.digest().len(), 32);

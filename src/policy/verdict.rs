@@ -32,12 +32,12 @@ impl Permit {
     }
 
     /// The ids of the permit rules that hold, in the bundle's order; never empty.
-    pub fn rules(&self) -> &[Box<str>] {
+    pub fn rules(&self) -> &Arc<[Box<str>]> {
         &self.rules
     }
 
     /// Names the bundle that was asked.
-    pub fn digest(&self) -> &str {
+    pub fn digest(&self) -> &Arc<str> {
         &self.digest
     }
 }

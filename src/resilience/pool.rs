@@ -127,7 +127,8 @@ impl Pool {
             }
             Pick::Dial { .. } => {}
         }
-        match self.dial(peer).await {
+        // Boxed: a handshake is large and rare, and every flow waits in the same future.
+        match Box::pin(self.dial(peer)).await {
             Ok(dialled) => {
                 let dialled = Arc::new(dialled);
                 peer.lock().connections.push(Arc::clone(&dialled));
@@ -227,10 +228,13 @@ impl Peer {
     fn pick(&self, connections_max: usize) -> Pick {
         let mut state = self.lock();
         state.connections.retain(|c| c.session.ended().is_none());
-        let least = state.connections.iter().filter(|c| c.has_room()).min_by_key(|c| c.flows());
-        match least {
+        let roomy = || state.connections.iter().filter(|c| c.has_room());
+        // The worker's own connections first, then one more of its own, and only at the bound those of the others.
+        let near = roomy().filter(|c| c.is_near()).min_by_key(|c| c.flows());
+        let may_dial = state.connections.len() < connections_max;
+        match near.or_else(|| roomy().filter(|_| !may_dial).min_by_key(|c| c.flows())) {
             Some(c) => Pick::Use(Arc::clone(c)),
-            None if state.connections.len() < connections_max => Pick::Dial { failures: state.failures },
+            None if may_dial => Pick::Dial { failures: state.failures },
             None => Pick::Full,
         }
     }

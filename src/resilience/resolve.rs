@@ -35,7 +35,7 @@ impl ResolveError {
     }
 }
 
-/// The addresses of `authority`, at least one and at most [`ADDRESSES_MAX`], in the resolver's order.
+/// The addresses of `authority`, at least one and at most `ADDRESSES_MAX`, in the resolver's order.
 ///
 /// # Errors
 /// [`ResolveError`] when there is none within `timeout`.

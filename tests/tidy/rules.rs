@@ -178,12 +178,15 @@ fn nevers(module: &Module) -> Vec<String> {
         );
         check(decider && lives, WAITS, "in a decider, which never waits");
         check(decider && lives, CLOCKS, "in a decider; `now` and randomness are arguments");
+        let dice = decider && lives && !DICE_APART.contains(&file);
+        check(dice, DICE, "in a decider; take randomness as an argument");
         check(
             decider && lives && !LOOKERS.contains(&file),
             WORLD,
             "in a decider, which never touches the world",
         );
         check(lives, DEFAULTS, "takes the process-wide crypto provider; pass `identity::provider` by value");
+        check(true, BACK_DOORS, "gives a crate another name; arrows could hide behind it");
         check(true, OLD_TLS, "offers an old TLS; only TLS 1.3 is spoken");
         let seam = !matches!(room, "net" | "cli") && !SOCKETS_APART.contains(&file);
         check(lives && seam, SOCKETS, "outside `net`, the one seam to the world");
@@ -203,9 +206,19 @@ fn reads(module: &Module, at: usize, signs: &[&str]) -> bool {
 }
 
 /// Rooms and files that are pure functions of their arguments.
-const DECIDERS: &[&str] = &["analyser", "limits", "policy", "protocols", "scheduler", "audit/chain.rs"];
+const DECIDERS: &[&str] =
+    &["analyser", "device", "limits", "policy", "protocols", "scheduler", "audit/chain.rs"];
 /// Files of deciders whose whole purpose is to look at the world for them. They may not read a clock either.
-const LOOKERS: &[&str] = &["limits/sample.rs", "policy/files.rs"];
+const LOOKERS: &[&str] = &[
+    "device/collect.rs",
+    "device/demo_machine.rs",
+    "device/salt.rs",
+    "device/sysroot.rs",
+    "limits/sample.rs",
+    "policy/files.rs",
+];
+/// The one file of a decider that throws dice: it makes a secret that nobody else may know, not even its caller.
+const DICE_APART: &[&str] = &["device/salt.rs"];
 /// Files outside `net` that connect a socket, each for a reason of its own.
 const SOCKETS_APART: &[&str] = &[
     // The commands' side of the admin socket; it is no part of a running sidecar.
@@ -229,8 +242,8 @@ const CLOCKS: &[&[&str]] = &[
     &["DefaultClock"],
     &["MonotonicClock"],
     &["QuantaClock"],
-    &["SystemRandom"],
 ];
+const DICE: &[&[&str]] = &[&["SystemRandom"]];
 const WORLD: &[&[&str]] = &[
     &["tokio"],
     &["fs", ":", ":"],
@@ -250,6 +263,7 @@ const DEFAULTS: &[&[&str]] = &[
     &["WebPkiClientVerifier", ":", ":", "builder", "("],
     &["WebPkiServerVerifier", ":", ":", "builder", "("],
 ];
+const BACK_DOORS: &[&[&str]] = &[&["extern"]];
 const OLD_TLS: &[&[&str]] = &[&["version", ":", ":", "TLS12"]];
 const SOCKETS: &[&[&str]] = &[
     &["TcpListener", ":", ":", "bind"],
@@ -378,6 +392,7 @@ mod tests {
             ("model/a.rs", "#[derive(serde::Serialize)]", "`serde` in `model`"),
             ("policy/a.rs", "fn f() { x.await }", "`.await` in a decider"),
             ("policy/a.rs", "async fn f() {}", "`async` in a decider"),
+            ("limits/a.rs", "fn f() { SystemRandom::new() }", "`SystemRandom` in a decider"),
             ("limits/a.rs", "fn f() { Instant::now() }", "`Instant::now` in a decider"),
             ("limits/a.rs", "fn f() { SystemTime::now() }", "`SystemTime::now` in a decider"),
             ("limits/a.rs", "fn f() { Timestamp::now() }", "`Timestamp::now` in a decider"),
@@ -386,6 +401,7 @@ mod tests {
             ("channel/a.rs", "fn f() { p.install_default() }", "`install_default` takes the process-wide"),
             ("channel/a.rs", "fn f() { ClientConfig::builder() }", "`ClientConfig::builder(` takes"),
             ("channel/a.rs", "fn f() { rustls::ServerConfig::builder() }", "`ServerConfig::builder(` takes"),
+            ("channel/a.rs", "extern crate self as house;", "`extern` gives a crate another name"),
             ("channel/a.rs", "fn f() { [&version::TLS12] }", "offers an old TLS"),
             ("channel/a.rs", "fn f() { TcpStream::connect(a) }", "outside `net`"),
         ] {

@@ -92,7 +92,7 @@ impl Wire {
         let tls = tokio::time::timeout(ANSWER_TIMEOUT, shaken)
             .await
             .map_err(|_| fail(Reason::TlsTimeout, "no answer to the TLS handshake".into()))?
-            .map_err(|e| fail(identity::reason_of_io(&e), e.to_string()))?;
+            .map_err(|e| fail(identity::reason_of_io(&e), identity::detail_of_io(&e)))?;
         let state = tls.get_ref().1;
         if state.alpn_protocol() != Some(ALPN_JOIN) {
             return Err(fail(Reason::JoinUnavailable, "nobody can join there".into()));

@@ -64,7 +64,7 @@ pub(in crate::channel) async fn shake(
     peers: Arc<ServerConfig>,
     tcp: TcpStream,
 ) -> Result<Shaken, (Reason, String)> {
-    let failed = |e: std::io::Error| (identity::reason_of_io(&e), e.to_string());
+    let failed = |e: std::io::Error| (identity::reason_of_io(&e), identity::detail_of_io(&e));
     let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(failed)?;
     match (wants_to_join(&start.client_hello()), join) {
         (true, Some(door)) => {
@@ -137,7 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Talk<'_, S> {
     async fn hold(self) -> Result<(), Broken> {
         let JoinRequest::Ask(ask) = receive(self.io).await? else {
             return Err(Broken {
-                reason: Reason::RequestMalformed,
+                reason: Reason::JoinMalformed,
                 detail: "the first message is no Ask".into(),
             });
         };
@@ -185,7 +185,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Talk<'_, S> {
                 }
                 JoinRequest::Ask(_) => {
                     let detail = "a second Ask on one connection".into();
-                    return Err(Broken { reason: Reason::RequestMalformed, detail });
+                    return Err(Broken { reason: Reason::JoinMalformed, detail });
                 }
             }
         }
@@ -199,8 +199,7 @@ async fn refuse(io: &mut (impl AsyncWrite + Unpin), reason: Reason, decision: St
 async fn receive(io: &mut (impl AsyncRead + Unpin)) -> Result<JoinRequest, Broken> {
     let frame = tokio::time::timeout(MESSAGE_TIMEOUT, read_frame(io)).await;
     let frame = frame.map_err(|_| Broken { reason: Reason::RequestTimeout, detail: String::new() })??;
-    JoinRequest::decode(&frame)
-        .map_err(|e| Broken { reason: Reason::RequestMalformed, detail: e.to_string() })
+    JoinRequest::decode(&frame).map_err(|e| Broken { reason: Reason::JoinMalformed, detail: e.to_string() })
 }
 
 async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Broken> {
@@ -215,7 +214,7 @@ async fn read_frame(io: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, Broken
     let len = usize::try_from(u32::from_be_bytes(head)).unwrap_or(usize::MAX);
     if len > MESSAGE_LEN_MAX {
         let detail = MessageError::Length { len }.to_string();
-        return Err(Broken { reason: Reason::RequestTooLarge, detail });
+        return Err(Broken { reason: Reason::JoinMalformed, detail });
     }
     let mut frame = vec![0; len];
     io.read_exact(&mut frame).await.map_err(gone)?;

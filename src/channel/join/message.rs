@@ -1,5 +1,6 @@
 //! The messages of joining: CBOR maps (RFC 8949) with integer keys, each bounded, duplicate and unknown keys refused.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ciborium::Value;
@@ -42,9 +43,12 @@ pub struct AskMessage {
 pub struct Facts {
     /// Its profile's name, at most [`NAME_LEN_MAX`] bytes.
     pub profile: String,
-    /// SHA-256 of each presented value by component name, in the order of the names; at most [`COMPONENTS_MAX`].
-    pub baseline: Vec<(String, Vec<[u8; 32]>)>,
+    /// SHA-256 of each presented value by component name; at most [`COMPONENTS_MAX`].
+    pub baseline: Baseline,
 }
+
+/// Digests by component name.
+pub type Baseline = BTreeMap<String, Vec<[u8; 32]>>;
 
 /// What the authority answers.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -183,7 +187,7 @@ fn bytes(bytes: &[u8]) -> Value {
     Value::Bytes(bytes.to_vec())
 }
 
-fn component((name, values): &(String, Vec<[u8; 32]>)) -> (Value, Value) {
+fn component((name, values): (&String, &Vec<[u8; 32]>)) -> (Value, Value) {
     (Value::from(name.as_str()), Value::Array(values.iter().map(|v| bytes(v)).collect()))
 }
 
@@ -238,23 +242,23 @@ impl Fields {
         if text.len() > len_max { Err(MessageError::Field(key)) } else { Ok(text) }
     }
 
-    fn baseline(&mut self, key: u64) -> Result<Vec<(String, Vec<[u8; 32]>)>, MessageError> {
+    fn baseline(&mut self, key: u64) -> Result<Baseline, MessageError> {
         let fail = || MessageError::Field(key);
         let entries = self.take(key)?.into_map().map_err(|_| fail())?;
         if entries.len() > COMPONENTS_MAX {
             return Err(fail());
         }
-        let mut baseline: Vec<(String, Vec<[u8; 32]>)> = Vec::new();
+        let mut baseline = Baseline::new();
         for (name, values) in entries {
             let name = name.into_text().map_err(|_| fail())?;
             let values = values.into_array().map_err(|_| fail())?;
             // In order, so that none stands there twice.
-            let late = baseline.last().is_none_or(|(last, _)| *last < name);
+            let late = baseline.last_key_value().is_none_or(|(last, _)| *last < name);
             if name.len() > NAME_LEN_MAX || !late || values.is_empty() || values.len() > VALUES_MAX {
                 return Err(fail());
             }
             let digest = |v: Value| v.into_bytes().ok().and_then(|b| b.try_into().ok()).ok_or_else(fail);
-            baseline.push((name, values.into_iter().map(digest).collect::<Result<_, _>>()?));
+            baseline.insert(name, values.into_iter().map(digest).collect::<Result<_, _>>()?);
         }
         Ok(baseline)
     }
@@ -330,7 +334,7 @@ mod tests {
             proof: [4; 32],
             facts: Facts {
                 profile: "full".into(),
-                baseline: vec![("cpu".into(), vec![[5; 32]]), ("macs".into(), vec![[6; 32], [7; 32]])],
+                baseline: [("macs".into(), vec![[6; 32], [7; 32]]), ("cpu".into(), vec![[5; 32]])].into(),
             },
         }
     }
@@ -382,6 +386,16 @@ mod tests {
     }
 
     #[test]
+    fn components_stand_once_and_in_order() {
+        let play = |names: [&str; 2]| {
+            let entry = |name: &str| (Value::from(name), Value::Array(vec![bytes(&[0; 32])]));
+            let mut fields = Fields(vec![(8, Value::Map(names.map(entry).into()))]);
+            fields.baseline(8).is_ok()
+        };
+        assert_eq!([["a", "b"], ["a", "a"], ["b", "a"]].map(play), [true, false, false]);
+    }
+
+    #[test]
     fn every_part_has_its_bound() {
         let with = |change: &dyn Fn(&mut AskMessage)| {
             let mut ask = ask();
@@ -391,14 +405,13 @@ mod tests {
         assert!(JoinRequest::decode(&with(&|a| a.csr = vec![0; CSR_LEN_MAX]).encode()).is_ok());
         assert_eq!(refused(&with(&|a| a.csr = vec![0; CSR_LEN_MAX + 1])), MessageError::Field(5));
         assert_eq!(refused(&with(&|a| a.facts.profile = "p".repeat(65))), MessageError::Field(7));
-        let many = |n: usize| (0..n).map(|i| (format!("{i:03}"), vec![[0; 32]])).collect::<Vec<_>>();
+        let many = |n: usize| (0..n).map(|i| (format!("{i:03}"), vec![[0; 32]])).collect::<Baseline>();
         assert!(JoinRequest::decode(&with(&|a| a.facts.baseline = many(COMPONENTS_MAX)).encode()).is_ok());
         for baseline in [
             many(COMPONENTS_MAX + 1),
-            vec![("a".into(), vec![[0; 32]; VALUES_MAX + 1])],
-            vec![("a".into(), vec![])],
-            vec![("a".into(), vec![[0; 32]]), ("a".into(), vec![[0; 32]])],
-            vec![("n".repeat(65), vec![[0; 32]])],
+            [("a".into(), vec![[0; 32]; VALUES_MAX + 1])].into(),
+            [("a".into(), vec![])].into(),
+            [("n".repeat(65), vec![[0; 32]])].into(),
         ] {
             assert_eq!(refused(&with(&|a| a.facts.baseline = baseline.clone())), MessageError::Field(8));
         }

@@ -24,8 +24,8 @@ pub use call::{JoinError, JoinOutcome, join};
 pub use door::{Clerk, JOINS_MAX, JoinDoor};
 pub(super) use door::{Shaken, serve, shake};
 pub use message::{
-    ALPN_JOIN, AskMessage, COMPONENTS_MAX, Facts, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError,
-    VALUES_MAX,
+    ALPN_JOIN, AskMessage, Baseline, COMPONENTS_MAX, Facts, JoinReply, JoinRequest, MESSAGE_LEN_MAX,
+    MessageError, VALUES_MAX,
 };
 
 /// Label of the exporter that proofs and acknowledgements cover (RFC 8446 §7.5).

@@ -5,6 +5,8 @@ mod scenes;
 mod service;
 mod stage;
 
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -24,7 +26,8 @@ pub struct DemoArgs {
     keep: Option<PathBuf>,
 }
 
-/// One scene as it went.
+/// One scene as it went, and the shape of a line of `--json`.
+#[derive(serde::Serialize)]
 struct Report {
     scene: &'static str,
     expected: &'static str,
@@ -63,8 +66,8 @@ async fn play(args: &DemoArgs) -> Result<bool, String> {
 
 async fn play_in(dir: &Path, args: &DemoArgs) -> Result<bool, String> {
     if !args.json {
-        println!("Two sidecars, web-1 and server-1, and the service `orders` behind server-1.");
-        println!("Set-up: {}\n", dir.display());
+        say("Two sidecars, web-1 and server-1, and the service `orders` behind server-1.");
+        say(&format!("Set-up: {}\n", dir.display()));
     }
     let since = Instant::now();
     let mut stage = Stage::set(dir).await?;
@@ -73,29 +76,27 @@ async fn play_in(dir: &Path, args: &DemoArgs) -> Result<bool, String> {
     stage.server.stop().await?;
     let passed = reports.iter().filter(|r| r.pass).count();
     if !args.json {
-        println!(
-            "\n{passed} of {} scenes went as expected, in {:.1} s.",
-            reports.len(),
-            since.elapsed().as_secs_f32()
-        );
+        let (all, took) = (reports.len(), since.elapsed().as_secs_f32());
+        say(&format!("\n{passed} of {all} scenes went as expected, in {took:.1} s."));
     }
     if args.keep.is_some() {
-        let text = next_steps(&stage);
-        if args.json { eprint!("{text}") } else { print!("{text}") }
+        let text = next_steps(&stage.dir, stage.app, stage.orders.addr);
+        if args.json { eprintln!("{text}") } else { say(&text) }
     }
     Ok(passed == reports.len())
 }
 
 fn tell(report: &Report, json: bool) {
-    println!("{}", if json { json_line(report) } else { table_line(report) });
+    say(&if json { json_line(report) } else { table_line(report) });
+}
+
+/// A line on stdout. When nobody reads it any more the scenes are played all the same: the exit code tells.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 fn json_line(report: &Report) -> String {
-    serde_json::json!({
-        "scene": report.scene, "expected": report.expected, "got": report.got,
-        "reason": report.reason, "ms": report.ms, "pass": report.pass,
-    })
-    .to_string()
+    serde_json::to_string(report).unwrap_or_default()
 }
 
 /// One line of at most 120 columns; a scene that failed tells everything on lines of its own.
@@ -117,45 +118,46 @@ fn short(text: &str, width: usize) -> String {
     format!("{}\u{2026}", head.trim_end())
 }
 
-/// What to paste next, in this order, into one shell. The services ended with the demo, so that a new one comes first.
-fn next_steps(stage: &Stage) -> String {
+/// What to paste next, in this order, into one shell. The services ended with the demo, so that one comes first.
+fn next_steps(dir: &Path, app: SocketAddr, orders: SocketAddr) -> String {
     let bin = std::env::current_exe().ok().and_then(|exe| exe.parent().map(quoted)).unwrap_or_default();
-    let (server, web) = (stage.server.dir.join("countersign.toml"), stage.web.dir.join("countersign.toml"));
-    let (server, web, policies) = (quoted(&server), quoted(&web), quoted(&stage.server.dir.join("policies")));
-    let log = |name: &str| quoted(&stage.dir.join(name).join("again.log"));
-    let (server_log, web_log) = (log("server"), log("web"));
-    let (ca, kiosk) = (quoted(&stage.dir.join("ca")), quoted(&stage.dir.join("intruders/kiosk-1")));
-    let (app, orders) = (stage.app, stage.orders.addr);
-    let ready = |config: &str| {
-        format!("until countersign status --config {config} > /dev/null 2>&1; do sleep 0.1; done")
+    let start = |sidecar: &str| {
+        let config = format!("--config {sidecar}/countersign.toml");
+        format!(
+            "countersign run {config} 2> {sidecar}/again.log &\n  \
+             until countersign status {config} > {sidecar}/status 2>&1; do sleep 0.1; done"
+        )
     };
-    let (server_ready, web_ready) = (ready(&server), ready(&web));
     format!(
         "
-The set-up stays in {dir}. Try next, in one shell:
+The set-up stays. Try next, in one shell:
 
+  cd {dir}
   export PATH={bin}:\"$PATH\"
-  countersign audit tail --config {server} --denied
-  countersign audit verify --config {server}
-  countersign policy explain --dir {policies} --device web-1 --service ledger
+  countersign audit tail --config server/countersign.toml --denied -n 100 | grep -v peer_closed
+  countersign audit verify --config server/countersign.toml
+  countersign policy explain --dir server/policies --device web-1 --service ledger
 
 A service of your own behind the two sidecars (whatever listens on {orders} will do), and a request:
 
-  python3 -m http.server {port} --bind {host} > /dev/null 2>&1 & service=$!
-  countersign run --config {server} 2> {server_log} & {server_ready}
-  countersign run --config {web} 2> {web_log} & {web_ready}
-  curl -sS -o /dev/null -w '%{{http_code}}\\n' http://{app}/
-  countersign status --config {web}
-  countersign audit tail --config {server} -n 5
+  python3 -m http.server {port} --bind {host} > http.log 2>&1 & service=$!
+  {server}
+  {web}
+  curl -sS --retry 5 --retry-all-errors -o answer -w '%{{http_code}}\\n' http://{app}/
+  countersign status --config web/countersign.toml
+  countersign audit tail --config server/countersign.toml -n 5
 
-The demo revoked kiosk-1. Give it a certificate again, and stop everything:
+The demo revoked kiosk-1. Give it a new certificate, then stop everything:
 
-  countersign device issue --ca {ca} --name kiosk-1 --out {kiosk}
-  countersign drain --config {web}; countersign drain --config {server}; kill $service; wait
-",
-        dir = stage.dir.display(),
+  countersign device issue --name kiosk-1 --out intruders/kiosk-1
+  countersign drain --config web/countersign.toml
+  countersign drain --config server/countersign.toml
+  kill $service; wait",
+        dir = quoted(dir),
         port = orders.port(),
         host = orders.ip(),
+        server = start("server"),
+        web = start("web"),
     )
 }
 
@@ -216,7 +218,7 @@ mod tests {
     fn a_scene_is_one_json_object_with_six_fields() {
         assert_eq!(
             json_line(&report("a \"b\"\nc", true)),
-            r#"{"expected":"refused","got":"a \"b\"\nc","ms":7,"pass":true,"reason":"certificate_untrusted","scene":"certificate of another CA"}"#
+            r#"{"scene":"certificate of another CA","expected":"refused","got":"a \"b\"\nc","reason":"certificate_untrusted","ms":7,"pass":true}"#
         );
     }
 

@@ -218,7 +218,11 @@ async fn byte_flipped(stage: &mut Stage) -> Scene {
         .map_err(|e| e.to_string())?;
     let said = String::from_utf8_lossy(&verified.stdout).into_owned();
     let named = said.contains(&format!("entry {entry}"));
-    let got = if named { format!("verify names entry {entry}") } else { said.lines().take(2).collect() };
+    let got = if named {
+        format!("verify names entry {entry}")
+    } else {
+        said.lines().take(2).collect::<Vec<_>>().join("; ")
+    };
     Ok(Seen { got, reason: String::new(), pass: named && verified.status.code() == Some(1) })
 }
 
@@ -241,7 +245,10 @@ async fn entries_cut(stage: &mut Stage) -> Scene {
     fs::remove_dir_all(&audit).and_then(|()| fs::rename(&whole, &audit)).map_err(|e| e.to_string())?;
     let first = lines.len().saturating_sub(3);
     let named = refused && said.contains(&format!("entries {first} to {}", lines.len().saturating_sub(1)));
-    let got = if named { format!("refused to start, missing from entry {first} on") } else { said };
+    let got = match named {
+        true => format!("refused to start, missing from entry {first} on"),
+        false => said.lines().last().unwrap_or_default().to_string(),
+    };
     stage.server = stage::Sidecar::start(&stage.server.dir.clone()).await?;
     Ok(Seen { got, reason: String::new(), pass: named })
 }

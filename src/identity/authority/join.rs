@@ -89,7 +89,7 @@ pub enum Step {
     /// It waits there already.
     Wait,
     /// Issue for this key.
-    Issue(Csr),
+    Issue(Box<Csr>),
     /// Hand out the same once more.
     Again(Given),
 }
@@ -146,7 +146,7 @@ pub fn decide(own: &Own, invite: Option<&Invite>, ask: &Ask, now: Timestamp) -> 
         InviteState::Open => {
             first_in_time()?;
             match own.approval {
-                Approval::Auto => Ok(Step::Issue(csr)),
+                Approval::Auto => Ok(Step::Issue(Box::new(csr))),
                 Approval::Queue => Ok(Step::Queue(csr.asked(ask, now))),
             }
         }
@@ -159,7 +159,7 @@ pub fn decide(own: &Own, invite: Option<&Invite>, ask: &Ask, now: Timestamp) -> 
             no(Reason::JoinTokenExpired, "it waited too long for an administrator")
         }
         InviteState::Pending(_) => Ok(Step::Wait),
-        InviteState::Approved(_) => Ok(Step::Issue(csr)),
+        InviteState::Approved(_) => Ok(Step::Issue(Box::new(csr))),
         InviteState::Spent(given) if given.csr_sha256 != csr.sha256 => {
             no(Reason::JoinTokenSpent, "spent, and now shown with another request")
         }
@@ -310,7 +310,7 @@ pub fn admit(
         }
         Step::Again(given) => (given, true),
         Step::Issue(csr) => {
-            let given = issue(&folder, settings, &invite, csr, own, recorder, now)?;
+            let given = issue(&folder, settings, &invite, *csr, own, recorder, now)?;
             // Before it is handed out: whoever comes back must get the very same.
             invite.state = InviteState::Issued(given.clone());
             invites::save(&folder, &invite)?;
