@@ -131,7 +131,7 @@ fn client_builder(settings: &Settings) -> h2::client::Builder {
         .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .reset_stream_duration(RESET_MEMORY)
         .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(SMALL_FRAMES_MAX)
+        .data_frame_budget(SMALL_FRAMES_BUDGET)
         .enable_push(false);
     builder
 }

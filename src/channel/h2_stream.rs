@@ -132,5 +132,8 @@ pub(super) const RESET_STREAMS_MAX: usize = 128;
 pub(super) const RESET_MEMORY: Duration = Duration::from_secs(5);
 /// Local errors a peer may provoke before it is told to go away.
 pub(super) const LOCAL_RESETS_MAX: usize = 1024;
-/// Small DATA frames that may stand unread; the pump drains always, so honest peers never come near.
-pub(super) const SMALL_FRAMES_MAX: usize = 64 * 1024;
+/// Small DATA frames that may stand unread; past it the connection is given up. The pump drains always, but all frames
+/// of one burst come before it gets its turn: as many as fit into the connection's credit at 64 bytes each.
+const SMALL_FRAMES_MAX: usize = 64 * 1024;
+/// The same as h2 counts it: in bytes, what each frame lacks to 256.
+pub(super) const SMALL_FRAMES_BUDGET: usize = SMALL_FRAMES_MAX * 256;

@@ -170,7 +170,7 @@ async fn serve_h2(
         .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
         .reset_stream_duration(RESET_MEMORY)
         .max_send_buffer_size(SEND_BUFFER)
-        .data_frame_budget(SMALL_FRAMES_MAX);
+        .data_frame_budget(SMALL_FRAMES_BUDGET);
     let shaken = tokio::time::timeout(door.settings.handshake_timeout, builder.handshake::<_, Bytes>(tls));
     let Ok(Ok(mut connection)) = shaken.await else { return };
     drop(slot);

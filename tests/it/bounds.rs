@@ -158,6 +158,37 @@ async fn a_log_that_cannot_be_written_lets_nothing_new_start_until_it_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bursts_of_small_frames_on_one_flow_leave_the_others_of_its_connection_alive() {
+    let orders = Service::start(async |mut s: TcpStream| {
+        let mut first = [0; 1];
+        s.read_exact(&mut first).await.unwrap();
+        while first != *b"x" && s.read_exact(&mut first).await.is_ok() {
+            s.write_all(&first).await.unwrap();
+        }
+        // From here on nothing is read.
+        std::future::pending().await
+    })
+    .await;
+    let yard = Yard::new();
+    let (_server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let web = yard.issue("web-1");
+    let shared = H2Client::connect(door, &web).await;
+    let (_, _, mut other, mut heard) = shared.ask("orders:80").await.unwrap();
+    let (_, _, mut small, _down) = shared.ask("orders:80").await.unwrap();
+    other.send_data("e".into(), false).unwrap();
+    for _ in 0..50 {
+        // As an app's many small writes arrive after a pause: all at once.
+        for _ in 0..1000 {
+            small.send_data("x".into(), false).unwrap();
+        }
+        other.send_data("y".into(), false).unwrap();
+        let word = within("the other flow's answer", heard.data()).await;
+        assert_eq!(word.unwrap().expect("the connection was broken off"), "y");
+        heard.flow_control().release_capacity(1).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_out_of_descriptors_refuses_new_flows_and_keeps_the_living() {
     let orders = Service::echo().await;
     let yard = Yard::new();
