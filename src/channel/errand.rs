@@ -138,7 +138,7 @@ async fn ask(
     Err(match said {
         Some(said) => ErrandError::Refused {
             status: status.as_u16(),
-            reason: Reason::ALL.iter().copied().find(|r| r.code() == said.reason_code),
+            reason: Reason::ALL.iter().copied().find(|r| r.code() == &*said.reason_code),
             detail: format!("reason={}; rule={}; id={}", said.reason_code, said.rule, said.id),
         },
         None => ErrandError::Refused {

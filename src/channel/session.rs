@@ -59,8 +59,8 @@ pub(crate) enum Freshness {
 /// How far the peer has proven its device, as we see it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Standing {
-    /// It must give evidence and has not yet.
-    Unproven,
+    /// It must give evidence and has not yet (`EvidenceMissing`), or what it gave was refused.
+    Unproven(Reason),
     /// It need not: tier 0.
     Exempt,
     /// It has a lease.
@@ -125,7 +125,7 @@ impl Session {
         let group = tls.negotiated_key_exchange_group().map(|g| g.name());
         let proof = Proof {
             peer: Arc::new(peer.clone()),
-            standing: Standing::Unproven,
+            standing: Standing::Unproven(Reason::EvidenceMissing),
             proven_at: now,
             ours: Freshness::First,
             theirs: Freshness::First,
@@ -165,11 +165,12 @@ impl Session {
     /// What policy may take the peer for at `now`.
     ///
     /// # Errors
-    /// `EvidenceMissing` when it must give evidence first, `LeaseExpired` when its lease is over.
+    /// `EvidenceMissing` when it must give evidence first, the reason when what it gave was refused, `LeaseExpired` when
+    /// its lease is over.
     pub fn device(&self, now: Timestamp) -> Result<DeviceFacts, Reason> {
         let id = self.peer.id().clone();
         match self.standing() {
-            Standing::Unproven => Err(Reason::EvidenceMissing),
+            Standing::Unproven(reason) => Err(reason),
             Standing::Exempt => Ok(DeviceFacts { id, tier: Tier::None, score: Score::default() }),
             Standing::Leased { lease, .. } => {
                 lease.check(now)?;
@@ -205,6 +206,11 @@ impl Session {
     /// Says that the peer need not prove its device.
     pub(crate) fn exempt(&self) {
         self.proof().standing = Standing::Exempt;
+    }
+
+    /// The peer is no longer taken for its device: no new flows.
+    pub(crate) fn forfeit(&self, reason: Reason) {
+        self.proof().standing = Standing::Unproven(reason);
     }
 
     /// Takes what an appraisal came to; `renewed` is a leaf that was proven with it.

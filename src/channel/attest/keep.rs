@@ -1,34 +1,36 @@
 //! Keeps a session proven, as its client: again after a third of the shorter lease, and whenever a leaf is another.
 
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-
 use super::Attester;
+use crate::channel::dial::Link;
 use crate::channel::session::{Session, Standing};
-use crate::model::{Reason, Timestamp};
+use crate::model::Timestamp;
 
-/// Proves both ends again and again. Returns when the session must end, and why. `ours` is how long our own lease at
-/// the peer lasts.
+/// Proves both ends again and again, and ends the session when that fails. Does not hold the connection open: ends by
+/// itself when nobody does. `ours` is how long our own lease at the peer lasts.
 pub(in crate::channel) async fn keep(
-    attester: &Attester,
-    session: &Session,
-    send: &SendRequest<Bytes>,
+    attester: Attester,
+    link: Weak<Link>,
     timeout: Duration,
     mut ours: Option<Duration>,
-) -> Reason {
+) {
     let mut renewed = attester.0.renewed.subscribe();
-    let mut wait = pause(session, ours, Timestamp::now());
+    let Some(session) = link.upgrade().map(|link| Arc::clone(&link.session)) else { return };
+    let mut wait = pause(&session, ours, Timestamp::now());
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            changed = renewed.changed() => if changed.is_err() { return Reason::Draining },
+            // The attester is ours, so somebody can always say it.
+            _ = renewed.changed() => {}
+            _ = session.until_ended() => return,
         }
-        match attester.exchange(session, send, timeout).await {
+        let Some(link) = link.upgrade() else { return };
+        match attester.exchange(&session, &link.send, timeout).await {
             Ok(lease) => {
                 ours = lease;
-                wait = pause(session, ours, Timestamp::now());
+                wait = pause(&session, ours, Timestamp::now());
             }
             // The lease lasts for a few more tries; when it is over the watchman ends the session.
             Err(e) if e.is_passing() => {
@@ -37,7 +39,9 @@ pub(in crate::channel) async fn keep(
             }
             Err(e) => {
                 tracing::warn!(session = %session.id, peer = %session.peer.id(), "evidence not renewed: {e}");
-                return e.reason;
+                session.forfeit(e.reason);
+                attester.0.witness.lost(&session, e.reason);
+                return session.end(e.reason);
             }
         }
     }
@@ -48,7 +52,7 @@ pub(in crate::channel) async fn keep(
 fn pause(session: &Session, ours: Option<Duration>, now: Timestamp) -> Duration {
     let theirs = match session.standing() {
         Standing::Leased { lease, .. } => Some(lease.ttl),
-        Standing::Exempt | Standing::Unproven => None,
+        Standing::Exempt | Standing::Unproven(_) => None,
     };
     let leaf = session.proven().svid().not_after.since(now);
     next_in(ours, theirs, leaf)

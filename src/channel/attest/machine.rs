@@ -116,17 +116,22 @@ impl Machine {
 
     /// How this device stands.
     pub(super) fn standing(&self, identity: &Identity) -> OwnStanding {
-        let leased = self.own.as_ref().filter(|a| a.verdict != Verdict::Quarantine);
         OwnStanding {
-            device: DeviceFacts {
-                id: identity.id().clone(),
-                tier: leased.map_or(Tier::None, |a| a.tier),
-                score: leased.map_or(Score::default(), |a| a.score),
-            },
+            device: self.device(identity),
             verdict: self.own.as_ref().map(|a| a.verdict),
             record: self.record.as_ref().map(|r| (r.read.version, r.read.expires_at)),
             problem: self.problem.clone(),
             profile: self.fingerprint.profile.name(),
+        }
+    }
+
+    /// What policy may take this device for.
+    pub(super) fn device(&self, identity: &Identity) -> DeviceFacts {
+        let leased = self.own.as_ref().filter(|a| a.verdict != Verdict::Quarantine);
+        DeviceFacts {
+            id: identity.id().clone(),
+            tier: leased.map_or(Tier::None, |a| a.tier),
+            score: leased.map_or(Score::default(), |a| a.score),
         }
     }
 

@@ -24,7 +24,7 @@ pub use verify::Outcome;
 use super::session::{Session, Standing};
 use crate::device::{self, Role, Salt, Settings, VersionsError, must_attest};
 use crate::identity::Identity;
-use crate::model::{DecisionId, Reason, SpiffeId, Tier, Timestamp};
+use crate::model::{DecisionId, DeviceFacts, Reason, SpiffeId, Tier, Timestamp};
 
 /// The errand that carries evidence.
 pub const EVIDENCE_ERRAND: &str = "evidence";
@@ -37,8 +37,12 @@ pub trait Witness: Send + Sync + 'static {
     /// [`Reason::AuditUnavailable`] when it cannot be written down: then it is not taken for it.
     fn attested(&self, session: &Session, outcome: &Outcome, now: Timestamp) -> Result<(), Reason>;
 
-    /// The peer's evidence was refused. Gives the id under which that is written.
+    /// The peer's evidence was refused. Gives the id under which that is written. Its flows end, unless the session
+    /// still stands.
     fn refused(&self, session: &Session, reason: Reason, detail: &str, now: Timestamp) -> DecisionId;
+
+    /// The session was not proven again: its flows end, unless it still stands. Says how many.
+    fn lost(&self, session: &Session, reason: Reason) -> usize;
 }
 
 /// What evidence says of the files in force.
@@ -129,6 +133,11 @@ impl Attester {
         self.0.machine.load().standing(&self.0.identity)
     }
 
+    /// What policy may take this very device for.
+    pub fn own_device(&self) -> DeviceFacts {
+        self.0.machine.load().device(&self.0.identity)
+    }
+
     /// Says of a new session whether its peer must prove its device before anything else.
     pub(super) fn begin(&self, session: &Session) {
         if !self.must_attest(session) {
@@ -141,7 +150,7 @@ impl Attester {
         let settings = &self.0.settings;
         must_attest(device::Standing {
             record_known: self.memory().has_record(id),
-            has_extension: session.peer.svid().has_fingerprint,
+            has_extension: session.peer.svid().has_fingerprint_extension,
             exempt: settings.require_tier == Tier::None || settings.exempt.contains(id),
         })
     }

@@ -37,7 +37,10 @@ impl Attester {
         let answered = errand::run(send, EVIDENCE_ERRAND, body.into(), MESSAGE_LEN_MAX, timeout).await;
         let now = Timestamp::now();
         let answer = match answered {
-            Ok(bytes) => Answer::read(&bytes).map_err(|e| self.refuse(session, e.reason(), &e.to_string(), now))?,
+            Ok(bytes) => Answer::read(&bytes).map_err(|e| {
+                let e = AttestRefused { reason: e.reason(), detail: e.to_string() };
+                self.refuse(session, e, now)
+            })?,
             // It speaks CONNECT and no more: a proxy of another make. Whether that will do is not for it to say.
             Err(ErrandError::Refused { status: 400 | 404 | 405 | 501, reason: None, .. }) => {
                 self.appraised(session, &Message::default(), &next, now)?;

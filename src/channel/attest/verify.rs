@@ -5,7 +5,7 @@ use crate::device::{
     self, Anchor, Answer, Appraisal, Arrival, Claims, Message, Record, SignedRecord, Verdict, appraise, verify_p256,
 };
 use crate::identity::PeerIdentity;
-use crate::model::{Reason, Refusal, Score, Sign, Tier, Timestamp};
+use crate::model::{DecisionId, Reason, Refusal, Score, Tier, Timestamp};
 
 use super::prove::{fresh, plain};
 use super::{AttestRefused, Attester, prover};
@@ -27,18 +27,11 @@ impl Attester {
     /// # Errors
     /// [`Refusal`] under the id that the audit has; the session is then worth nothing more.
     pub fn answer(&self, session: &Session, body: &[u8], now: Timestamp) -> Result<Vec<u8>, Refusal> {
-        let refused = |e: AttestRefused, session: &Session| {
-            let id = self.0.witness.refused(session, e.reason, &e.detail, now);
+        let read = Message::read(body).map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() });
+        read.and_then(|message| self.reply(session, &message, now)).map_err(|e| {
+            let id = self.refused(session, &e, now);
             Refusal::new(id, e.reason).detail(e.detail)
-        };
-        let message = match Message::read(body) {
-            Ok(message) => message,
-            Err(e) => {
-                let e = AttestRefused { reason: e.reason(), detail: e.to_string() };
-                return Err(refused(e, session));
-            }
-        };
-        self.reply(session, &message, now).map_err(|e| refused(e, session))
+        })
     }
 
     fn reply(&self, session: &Session, message: &Message, now: Timestamp) -> Result<Vec<u8>, AttestRefused> {
@@ -53,7 +46,7 @@ impl Attester {
             Standing::Leased { lease, verdict, .. } => {
                 (verdict, lease.tier, lease.score, u32::try_from(lease.ttl.as_secs()).unwrap_or(u32::MAX))
             }
-            Standing::Exempt | Standing::Unproven => (Verdict::Match, Tier::None, Score::default(), 0),
+            Standing::Exempt | Standing::Unproven(_) => (Verdict::Match, Tier::None, Score::default(), 0),
         };
         let message = Message { nonce: Some(nonce), continuity_next: Some(next), ..own };
         let answer = Answer { message, verdict, tier, score, lease_ttl_s: ttl };
@@ -70,16 +63,21 @@ impl Attester {
         next: &[u8; 32],
         now: Timestamp,
     ) -> Result<(), AttestRefused> {
-        let outcome = self
-            .appraise(session, message, next, now)
-            .map_err(|e| self.refuse(session, e.reason, &e.detail, now))?;
+        let outcome = self.appraise(session, message, next, now).map_err(|e| self.refuse(session, e, now))?;
         self.write_down(session, &outcome, now)
     }
 
     /// Writes a refusal down.
-    pub(super) fn refuse(&self, session: &Session, reason: Reason, detail: &str, now: Timestamp) -> AttestRefused {
-        let id = self.0.witness.refused(session, reason, detail, now);
-        AttestRefused { reason, detail: format!("{detail}; id={id}") }
+    pub(super) fn refuse(&self, session: &Session, e: AttestRefused, now: Timestamp) -> AttestRefused {
+        let id = self.refused(session, &e, now);
+        AttestRefused { detail: format!("{}; id={id}", e.detail), ..e }
+    }
+
+    fn refused(&self, session: &Session, e: &AttestRefused, now: Timestamp) -> DecisionId {
+        if !e.is_passing() {
+            session.forfeit(e.reason);
+        }
+        self.0.witness.refused(session, e.reason, &e.detail, now)
     }
 
     /// No entry, no lease.
@@ -181,7 +179,7 @@ impl Attester {
         }
         let renews = match session.standing() {
             Standing::Leased { generation, .. } => Some(generation),
-            Standing::Exempt | Standing::Unproven => None,
+            Standing::Exempt | Standing::Unproven(_) => None,
         };
         let arrival = Arrival { token: message.continuity, boot: claims.boot, renews };
         let generation =
