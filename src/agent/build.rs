@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::attest::{self, Notary};
 use crate::audit::{self, Log};
 use crate::capture::{self, OpenDoor};
-use super::attest::{self, Notary};
 use crate::channel::{Attester, Dialler, JoinDoor, Sessions};
 use crate::config::Config;
 use crate::flow::{Rooms, Table};

@@ -149,14 +149,13 @@ fn open(
     workers: &Spread,
 ) -> Result<(), StartError> {
     let Built { rooms, identity, attester, sessions, knocks, handshakes, drain, join, .. } = built;
-    let keeper =
-        Arc::new(Doorkeeper {
-            rooms: Arc::clone(&rooms),
-            own: identity.id().clone(),
-            attester: attester.clone(),
-            knocks,
-            handshakes,
-        });
+    let keeper = Arc::new(Doorkeeper {
+        rooms: Arc::clone(&rooms),
+        own: identity.id().clone(),
+        attester: attester.clone(),
+        knocks,
+        handshakes,
+    });
     for (door, listener) in bound.all() {
         tracing::info!(door, %listener, "listening");
     }

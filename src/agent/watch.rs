@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::audit::{Entry, Kind};
 use super::attest;
+use crate::audit::{Entry, Kind};
 use crate::channel::{Attester, Digests, Session, Sessions, Standing};
 use crate::device;
 use crate::flow::{self, Cut, Rooms};
@@ -108,7 +108,9 @@ impl Watchman {
                 Ok(Order::Reload(answer)) => {
                     let _ = answer.send(self.reload_all());
                 }
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    return attest::save_versions(&self.attester, &self.device.records);
+                }
                 Err(RecvTimeoutError::Timeout) => self.look(&mut seen, Timestamp::now()),
             }
         }
@@ -265,7 +267,8 @@ impl Watchman {
             reason: Some(reason),
             session: Some(session.id.to_string().into()),
             detail: Some(
-                format!("certificate {} ended with {flows} flows", session.proven().svid().serial_hex()).into(),
+                format!("certificate {} ended with {flows} flows", session.proven().svid().serial_hex())
+                    .into(),
             ),
             ..Entry::new(now, Kind::Revoke)
         });

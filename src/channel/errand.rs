@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
-use h2::RecvStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use tokio::sync::Semaphore;
 
@@ -121,7 +121,10 @@ async fn ask(
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     // RFC 9113 §8.3.1 wants scheme and authority; who answers was proven by the handshake.
-    let uri = Uri::builder().scheme("https").authority("countersign").path_and_query(format!("{ERRAND_PATH}{name}"));
+    let uri = Uri::builder()
+        .scheme("https")
+        .authority("countersign")
+        .path_and_query(format!("{ERRAND_PATH}{name}"));
     *request.uri_mut() = uri.build().map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cbor"));
     let mut send = send.clone().ready().await.map_err(gone)?;

@@ -49,4 +49,3 @@ pub struct Config {
     /// The file itself.
     pub source: PathBuf,
 }
-

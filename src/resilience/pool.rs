@@ -197,7 +197,9 @@ impl Pool {
     fn refresh_names(&self, peer: &Arc<Peer>) {
         let now = Instant::now();
         let mut state = peer.lock();
-        let due = state.resolved.is_none_or(|at| now.duration_since(at) >= self.0.dialler.settings.resolve_interval);
+        let due = state
+            .resolved
+            .is_none_or(|at| now.duration_since(at) >= self.0.dialler.settings.resolve_interval);
         if !due || state.resolving || !peer.paths.iter().any(|p| matches!(p.host, Host::Name(_))) {
             return;
         }

@@ -1,11 +1,13 @@
 //! What every story stands on: a CA and devices in a temporary folder, real sidecars, services and clients.
 
 mod client;
+mod enrolled;
 mod foreign;
 mod service;
 mod sidecar;
 
 pub use client::{Client, H2Client};
+pub use enrolled::{enrol, enrol_as, machine, on_machine};
 pub use foreign::{Foreign, nginx, postgres};
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};

@@ -53,6 +53,12 @@ impl Yard {
             }
         };
         identity::install(&certs, &issued).unwrap();
+        self.credentials(name)
+    }
+
+    /// Where the files of a device lie that has them already.
+    pub fn credentials(&self, name: &str) -> Credentials {
+        let certs = self.path().join(name).join("certs");
         Credentials {
             leaf: certs.join("leaf.pem"),
             key: certs.join("leaf.key"),
