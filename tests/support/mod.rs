@@ -5,8 +5,8 @@ mod foreign;
 mod service;
 mod sidecar;
 
-pub use client::{Client, H2Client};
-pub use foreign::{Foreign, nginx, postgres};
+pub use client::{Client, Credentials, H2Client};
+pub use foreign::{Foreign, haproxy_told, nginx, nginx_told, postgres};
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};
 
