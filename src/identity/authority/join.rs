@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    CertificateSigningRequestParams, CustomExtension, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SigningKey,
+    CertificateSigningRequestParams, CustomExtension, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SigningKey,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateSigningRequestDer;
@@ -445,13 +446,10 @@ fn fingerprint_extension(tier: Tier, record: &Recorded) -> CustomExtension {
     let zeros = version.iter().take_while(|b| **b == 0).count().min(version.len() - 1);
     let version = version.get(zeros..).unwrap_or_default();
     // A leading zero keeps an INTEGER positive (X.690 §8.3).
-    let version = if version.first().is_some_and(|b| *b >= 0x80) { [&[0], version].concat() } else { version.into() };
-    let fields = [
-        der(0x02, &[tier.level()]),
-        der(0x02, &version),
-        der(0x04, &record.baseline_sha256),
-    ]
-    .concat();
+    let version =
+        if version.first().is_some_and(|b| *b >= 0x80) { [&[0], version].concat() } else { version.into() };
+    let fields =
+        [der(0x02, &[tier.level()]), der(0x02, &version), der(0x04, &record.baseline_sha256)].concat();
     // Not critical: to other software this stays a plain SPIFFE X.509-SVID.
     CustomExtension::from_oid_content(FINGERPRINT_OID, der(0x30, &fields))
 }

@@ -136,7 +136,8 @@ fn the_certificate_of_a_device_with_a_record_says_so_and_one_that_is_issued_by_h
     let der = leaf(&scene.granted(&scene.ask()));
     assert!(svid(&der).unwrap().has_fingerprint_extension);
     let (_, parsed) = X509Certificate::from_der(&der).unwrap();
-    let found = parsed.extensions().iter().find(|e| e.oid.to_id_string() == "1.3.6.1.4.1.32473.15443.1").unwrap();
+    let found =
+        parsed.extensions().iter().find(|e| e.oid.to_id_string() == "1.3.6.1.4.1.32473.15443.1").unwrap();
     let holds = [&[0x30, 41, 2, 1, 1, 2, 2, 0, 0x80, 4, 32][..], &[7; 32]].concat();
     assert_eq!((found.critical, found.value), (false, &holds[..]));
     let by_hand = scene.world.issue("web-2");
