@@ -79,13 +79,17 @@ struct Desk {
     gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
+fn record() -> authority::Recorded {
+    authority::Recorded { text: "record".into(), version: 1, baseline_sha256: [0; 32] }
+}
+
 fn refusal(refused: JoinRefused) -> Refusal {
     Refusal::new(DecisionId::new(Timestamp::now(), [0; 10]), refused.reason).detail(refused.detail)
 }
 
 impl Clerk for Desk {
     fn ask(&self, ask: Ask, _: Facts) -> BoxFuture<Result<Admitted, Refusal>> {
-        let recorder = |_: &authority::Recordable, _: &dyn crate::model::Sign| Ok("record".into());
+        let recorder = |_: &authority::Recordable, _: &dyn crate::model::Sign| Ok(record());
         let admitted = authority::admit(&self.settings, &self.own, &ask, &recorder, Timestamp::now());
         let gate = self.gate.clone();
         Box::pin(async move {
