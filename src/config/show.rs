@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Config;
 use crate::capture::{Door, Listen, Mode};
-use crate::{audit, device, identity, telemetry};
+use crate::{audit, device, flow, identity, telemetry};
 
 impl Config {
     /// Every effective value as TOML; reading it again gives the same configuration.
@@ -91,6 +91,13 @@ impl Config {
             toml.text("protocol", "tcp");
             toml.time("idle_timeout", inbound.idle_timeout);
             toml.time("connect_timeout", inbound.connect_timeout);
+            toml.text(
+                "pass",
+                match inbound.pass {
+                    flow::Pass::Nothing => "nothing",
+                    flow::Pass::ProxyV2 => "proxy-v2",
+                },
+            );
         }
         for outbound in &self.flow.outbound {
             toml.header("[[outbound]]");

@@ -6,9 +6,9 @@ mod foreign;
 mod service;
 mod sidecar;
 
-pub use client::{Client, H2Client};
+pub use client::{Client, Credentials, H2Client};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
-pub use foreign::{Foreign, nginx, postgres};
+pub use foreign::{Foreign, haproxy_told, nginx, nginx_told, postgres};
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};
 

@@ -179,6 +179,13 @@ impl Sidecar {
         prlimit(pid, Resource::Nofile, new).unwrap().current.unwrap_or(u64::MAX)
     }
 
+    /// Its resident memory.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Waits for its end.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
