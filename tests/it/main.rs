@@ -15,5 +15,6 @@ mod bounds;
 mod carried;
 mod doors;
 mod life;
+mod load;
 mod peers;
 mod reload;
