@@ -16,5 +16,6 @@ mod bounds;
 mod carried;
 mod doors;
 mod life;
+mod load;
 mod peers;
 mod reload;
