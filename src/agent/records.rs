@@ -11,7 +11,7 @@ use crate::channel::Facts;
 use crate::device::{
     Component, Profile, RECORD_LEN_MAX, Record, RecordError, SignedRecord, Status, verify_p256,
 };
-use crate::identity::authority::{self, AuthorityError, JoinRefused, Recordable};
+use crate::identity::authority::{self, AuthorityError, JoinRefused, Recordable, Recorded};
 use crate::identity::{FileError, read_file, write_file};
 use crate::model::{DeviceName, Reason, Sign, Timestamp};
 
@@ -23,7 +23,7 @@ pub(super) fn make(
     ttl: Duration,
     signer: &dyn Sign,
     now: Timestamp,
-) -> Result<String, JoinRefused> {
+) -> Result<Recorded, JoinRefused> {
     let foreign = |detail: &str| JoinRefused { reason: Reason::JoinMalformed, detail: detail.into() };
     let ours = |detail: String| JoinRefused { reason: Reason::Internal, detail };
     let profile = profile(&facts.profile).ok_or_else(|| foreign("no such profile"))?;
@@ -48,7 +48,7 @@ pub(super) fn make(
     // What cannot be signed came from the device: a baseline that no record may have.
     let signed = record.to_signed(signer).map_err(|e| foreign(&e.to_string()))?;
     write_file(&path, signed.text.as_bytes()).map_err(|e| ours(e.to_string()))?;
-    Ok(signed.text)
+    Ok(Recorded { text: signed.text, version: record.version, baseline_sha256: record.baseline_sha256() })
 }
 
 /// Makes the next version of a device's record, which says that it is revoked; `None` when it has none.

@@ -4,7 +4,9 @@
 //! The peers' door speaks h2 to sidecars and HTTP/1.1 to plain clients such as curl; going out is always h2.
 //! Beside it stands the narrow door of `join`, where a device without a certificate gets one.
 
+mod attest;
 mod dial;
+mod errand;
 mod h1;
 mod h2_stream;
 mod join;
@@ -13,11 +15,15 @@ mod listen;
 mod session;
 mod settings;
 
-pub use dial::{DialError, Dialled, OpenError, dial};
+pub use attest::{
+    AttestError, AttestRefused, Attester, Digests, EVIDENCE_ERRAND, Outcome, OwnStanding, Remembered, Witness,
+};
+pub use dial::{DialError, Dialled, Dialler, OpenError, dial};
+pub use errand::{ERRAND_LEN_MAX, ERRAND_PATH, ERRANDS_MAX, ErrandError};
 pub use join::{
     ALPN_JOIN, AskMessage, Baseline, COMPONENTS_MAX, Clerk, Facts, JOINS_MAX, JoinDoor, JoinError,
     JoinOutcome, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError, VALUES_MAX, join,
 };
 pub use listen::{Arrival, Keeper, PeersDoor, serve};
-pub use session::{Session, SessionId, Sessions};
+pub use session::{Session, SessionId, Sessions, Standing};
 pub use settings::*;

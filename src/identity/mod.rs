@@ -31,7 +31,7 @@ pub use problem::{LoadError, Problem, Unusable};
 pub use provider::provider;
 pub use reason::{detail_of_io, reason_of, reason_of_io};
 pub use settings::*;
-pub use svid::{LEAF_LEN_MAX, Svid, SvidError, svid};
+pub use svid::{FINGERPRINT_OID, LEAF_LEN_MAX, Svid, SvidError, svid};
 pub use trust::{INTERMEDIATES_MAX, TrustError};
 pub use verify::PeerError;
 

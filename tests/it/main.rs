@@ -11,9 +11,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attested;
 mod bounds;
 mod carried;
 mod doors;
 mod life;
+mod load;
 mod peers;
 mod reload;

@@ -69,6 +69,16 @@ impl Keeper for Ear {
         *self.arrived.lock().unwrap() += 1;
         drop(arrival);
     }
+
+    fn errand(
+        &self,
+        _: Arc<crate::channel::Session>,
+        _: &str,
+        _: Result<bytes::Bytes, Reason>,
+    ) -> BoxFuture<Result<bytes::Bytes, Refusal>> {
+        let id = DecisionId::new(Timestamp::now(), [0; 10]);
+        Box::pin(std::future::ready(Err(Refusal::new(id, Reason::ErrandUnknown))))
+    }
 }
 
 /// The clerk of tests: the CA alone, nothing written down.
@@ -79,13 +89,17 @@ struct Desk {
     gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
+fn record() -> authority::Recorded {
+    authority::Recorded { text: "record".into(), version: 1, baseline_sha256: [0; 32] }
+}
+
 fn refusal(refused: JoinRefused) -> Refusal {
     Refusal::new(DecisionId::new(Timestamp::now(), [0; 10]), refused.reason).detail(refused.detail)
 }
 
 impl Clerk for Desk {
     fn ask(&self, ask: Ask, _: Facts) -> BoxFuture<Result<Admitted, Refusal>> {
-        let recorder = |_: &authority::Recordable, _: &dyn crate::model::Sign| Ok("record".into());
+        let recorder = |_: &authority::Recordable, _: &dyn crate::model::Sign| Ok(record());
         let admitted = authority::admit(&self.settings, &self.own, &ask, &recorder, Timestamp::now());
         let gate = self.gate.clone();
         Box::pin(async move {
@@ -133,8 +147,10 @@ impl Scene {
             let config = identity.joining_server(root, ALPN_JOIN).unwrap();
             JoinDoor::new(config, Arc::new(Desk { settings, own: id("authority"), gate }))
         });
+        let attester = crate::channel::attest::tests::plain_attester(&identity, world.dir.path());
         let door = PeersDoor {
             identity,
+            attester,
             settings: settings(),
             sessions: Sessions::default(),
             keeper: ear.clone(),

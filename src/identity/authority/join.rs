@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    CertificateSigningRequestParams, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SigningKey,
+    CertificateSigningRequestParams, CustomExtension, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SigningKey,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateSigningRequestDer;
@@ -13,6 +14,7 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
 use super::super::file::read;
 use super::super::load::{CRL_FILE_MAX, PEM_FILE_MAX, parse_certificates};
+use super::super::svid::FINGERPRINT_OID;
 use super::invites::{self, Asked, Given, Invite, InviteState};
 use super::token::TokenId;
 use super::{
@@ -243,8 +245,19 @@ pub struct Recordable {
     pub tier_max: Tier,
 }
 
+/// A signed device record, and what of it stands in the certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Recorded {
+    /// The record as it is handed out.
+    pub text: String,
+    /// Its version.
+    pub version: u64,
+    /// SHA-256 of its baseline.
+    pub baseline_sha256: [u8; 32],
+}
+
 /// Makes and keeps the signed device record: `agent` introduces `device` to us. The signer is the issuing CA.
-pub type Recorder<'a> = &'a dyn Fn(&Recordable, &dyn Sign) -> Result<String, JoinRefused>;
+pub type Recorder<'a> = &'a dyn Fn(&Recordable, &dyn Sign) -> Result<Recorded, JoinRefused>;
 
 /// What came of an ask.
 #[derive(Clone, Debug)]
@@ -413,17 +426,38 @@ fn issue(
     let not_after = now.plus(settings.leaf_ttl).min(ca.facts.not_after);
     // The request's own wishes go: the CA says what stands in the certificate.
     csr.params.params = device_params(own.trust_domain(), &invite.name, now, not_after)?;
-    let serial = csr.params.params.serial_number.as_ref().map(|s| s.to_bytes()).unwrap_or_default();
-    let serial = data_encoding::HEXLOWER.encode(&serial);
-    let leaf = csr.params.signed_by(&ca.issuer).map_err(AuthorityError::from)?;
     let id = SpiffeId::device(own.trust_domain(), &invite.name);
     let recordable = Recordable { id, spki_sha256: csr.spki_sha256, tier_max: invite.tier_max };
     let record = recorder(&recordable, &ca.signer())?;
+    csr.params.params.custom_extensions = vec![fingerprint_extension(invite.tier_max, &record)];
+    let serial = csr.params.params.serial_number.as_ref().map(|s| s.to_bytes()).unwrap_or_default();
+    let serial = data_encoding::HEXLOWER.encode(&serial);
+    let leaf = csr.params.signed_by(&ca.issuer).map_err(AuthorityError::from)?;
     let chain_pem = leaf.pem() + &text(folder, ISSUING_PEM, PEM_FILE_MAX)?;
     let entry =
         Entry { name: invite.name.to_string(), serial: serial.clone(), not_after: not_after.as_secs() };
     ledger::append(folder, &entry)?;
-    Ok(Given { csr_sha256: csr.sha256, at: now, not_after, serial, chain_pem, record })
+    Ok(Given { csr_sha256: csr.sha256, at: now, not_after, serial, chain_pem, record: record.text })
+}
+
+/// Says in the certificate that the device has a record ([`FINGERPRINT_OID`]).
+fn fingerprint_extension(tier: Tier, record: &Recorded) -> CustomExtension {
+    let version = record.version.to_be_bytes();
+    let zeros = version.iter().take_while(|b| **b == 0).count().min(version.len() - 1);
+    let version = version.get(zeros..).unwrap_or_default();
+    // A leading zero keeps an INTEGER positive (X.690 §8.3).
+    let version =
+        if version.first().is_some_and(|b| *b >= 0x80) { [&[0], version].concat() } else { version.into() };
+    let fields =
+        [der(0x02, &[tier.level()]), der(0x02, &version), der(0x04, &record.baseline_sha256)].concat();
+    // Not critical: to other software this stays a plain SPIFFE X.509-SVID.
+    CustomExtension::from_oid_content(FINGERPRINT_OID, der(0x30, &fields))
+}
+
+/// One DER value of fewer than 128 bytes (X.690 §8.1.3.4).
+fn der(tag: u8, value: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(value.len()).unwrap_or(0x7f);
+    [&[tag, len], value].concat()
 }
 
 fn text(folder: &Folder, file: &str, max: u64) -> Result<String, AuthorityError> {

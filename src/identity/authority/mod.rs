@@ -38,8 +38,8 @@ pub use issue::{
     BACKDATE, IssueRequest, Issued, NAMES_MAX, TTL_DEFAULT, TTL_MAX, device_params, issue, issue_raw,
 };
 pub use join::{
-    Admitted, Approval, Ask, CSR_LEN_MAX, Csr, Granted, JoinRefused, Own, PENDING_MAX, Recordable, Recorder,
-    Settings, Step, ack_message, acknowledge, admit, check_csr, decide, root, with_issuing_key,
+    Admitted, Approval, Ask, CSR_LEN_MAX, Csr, Granted, JoinRefused, Own, PENDING_MAX, Recordable, Recorded,
+    Recorder, Settings, Step, ack_message, acknowledge, admit, check_csr, decide, root, with_issuing_key,
 };
 pub use ledger::Entry;
 pub use show::{Shown, show};
