@@ -65,6 +65,7 @@ async fn two_enrolled_devices_prove_themselves_before_a_byte_passes() {
         assert_eq!(status["sessions"][0]["standing"]["tier"], 1);
         assert_eq!(status["device"]["tier"], 1);
     }
+    p.server.wrote("open", "").await;
     let seq =
         |kind: &str| p.server.entries().iter().find(|e| e["kind"] == kind).unwrap()["seq"].as_u64().unwrap();
     assert!(seq("attest") < seq("open"), "proven before anything is opened");
