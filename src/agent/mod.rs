@@ -14,5 +14,5 @@ mod watch;
 
 pub use app::App;
 pub use build::StartError;
-pub use records::{RecordsError, revoke_record};
+pub use records::{Changed, RECORDS_MAX, RecordsError, all_records, set_status};
 pub use run::{Exit, run};

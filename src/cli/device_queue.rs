@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::agent::{RecordsError, revoke_record};
+use crate::agent::{RecordsError, set_status};
+use crate::device::Status;
 use crate::identity::authority::{
     self, Asked, AuthorityError, INVITE_TTL_MAX, Invite, InviteRequest, InviteState,
 };
@@ -173,8 +174,8 @@ fn revoke(args: &RevokeArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), 
     for serial in revoked.added.iter().chain(&revoked.already) {
         writeln!(out, "revoked {serial}")?;
     }
-    match revoke_record(&args.ca, &args.records, &args.name, now)? {
-        Some(record) => writeln!(out, "record `{}` says so", record.display())?,
+    match set_status(&args.ca, &args.records, &args.name, Status::Revoked, now)? {
+        Some(changed) => writeln!(out, "record `{}` says so", changed.path.display())?,
         None => writeln!(out, "note: no record of it in `{}`", args.records.display())?,
     }
     writeln!(out, "crl {} is good until {}", revoked.crl_number, revoked.next_update)?;

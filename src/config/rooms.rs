@@ -124,6 +124,9 @@ impl<'n> File<'n> {
         let leaf_ttl = ttl("leaf_ttl", authority::TTL_DEFAULT, authority::TTL_MAX);
         let crl_ttl = ttl("crl_ttl", authority::CRL_TTL_DEFAULT, authority::CRL_TTL_MAX);
         let record_ttl = ttl("record_ttl", Duration::from_secs(30 * 86_400), RECORD_TTL_MAX);
+        let recover_grace = table.get_or("recover_grace", authority::RECOVER_GRACE_DEFAULT, |v| {
+            v.duration(Duration::ZERO..=authority::RECOVER_GRACE_MAX)
+        });
         table.finish();
         let settings = authority::Settings {
             ca: ca?,
@@ -132,6 +135,7 @@ impl<'n> File<'n> {
             leaf_ttl: leaf_ttl?,
             crl_ttl: crl_ttl?,
             record_ttl: record_ttl?,
+            recover_grace: recover_grace?,
         };
         Ok(there.then_some(settings))
     }

@@ -61,6 +61,7 @@ impl Config {
         toml.time("leaf_ttl", authority.leaf_ttl);
         toml.time("crl_ttl", authority.crl_ttl);
         toml.time("record_ttl", authority.record_ttl);
+        toml.time("recover_grace", authority.recover_grace);
     }
 
     fn show_services(&self, toml: &mut Toml) {

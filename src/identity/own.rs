@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
@@ -15,6 +15,7 @@ use super::load::{load_lists, load_own};
 use super::material::{Material, Own, Shared};
 use super::peer::PeerIdentity;
 use super::problem::{LoadError, Problem};
+use super::svid::Svid;
 use super::trust::{Lists, Revocation, Stage, check_chain};
 use super::verify::Door;
 use super::{Settings, provider};
@@ -235,12 +236,24 @@ pub enum CrlStatus {
 /// Signs with the leaf's key: ECDSA P-256 with SHA-256, ASN.1 (RFC 5480, RFC 3279 §2.2.3).
 #[derive(Clone)]
 pub struct LeafSigner {
-    own: Arc<Own>,
+    pub(super) own: Arc<Own>,
 }
 
 impl fmt::Debug for LeafSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeafSigner").field("id", &self.own.svid.id).finish_non_exhaustive()
+    }
+}
+
+impl LeafSigner {
+    /// The chain that is shown with it, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.own.certified.cert
+    }
+
+    /// What the leaf says.
+    pub fn svid(&self) -> &Svid {
+        &self.own.svid
     }
 }
 

@@ -100,6 +100,17 @@ impl Clerk for Desk {
         })
     }
 
+    fn recover(
+        &self,
+        ask: authority::RecoverAsk,
+        exporter: [u8; 32],
+        _: SocketAddr,
+    ) -> BoxFuture<Result<Granted, Refusal>> {
+        let now = Timestamp::now();
+        let given = authority::recover(&self.settings, &self.own, &ask, &exporter, &super::tests::Book, now);
+        Box::pin(async move { given.map_err(refusal) })
+    }
+
     fn acknowledge(
         &self,
         granted: Box<Granted>,
@@ -133,8 +144,8 @@ impl Scene {
                 crl_ttl: HOUR,
                 record_ttl: HOUR,
             };
-            let root = authority::root(&world.ca(), world.now).unwrap();
-            let config = identity.joining_server(root, ALPN_JOIN).unwrap();
+            let roots = authority::roots(&world.ca(), world.now).unwrap();
+            let config = identity.joining_server(roots, ALPN_JOIN).unwrap();
             JoinDoor::new(config, Arc::new(Desk { settings, own: id("authority"), gate }))
         });
         let door = PeersDoor {
