@@ -7,7 +7,8 @@ use tokio::sync::watch;
 
 use crate::audit::{self, Log};
 use crate::capture::{self, OpenDoor};
-use crate::channel::{JoinDoor, Sessions};
+use super::attest::{self, Notary};
+use crate::channel::{Attester, Dialler, JoinDoor, Sessions};
 use crate::config::Config;
 use crate::flow::{Rooms, Table};
 use crate::identity::Identity;
@@ -27,6 +28,7 @@ pub struct StartError(pub Vec<String>);
 pub(super) struct Built {
     pub rooms: Arc<Rooms>,
     pub identity: Identity,
+    pub attester: Attester,
     pub sessions: Sessions,
     pub knocks: Arc<Knocks>,
     pub handshakes: Handshakes,
@@ -67,16 +69,25 @@ pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError
         Log::open(&config.audit, &origin, now).map_err(|e| StartError(vec![e.to_string()]))?;
     let sessions = Sessions::default();
     let (drain, draining) = watch::channel(false);
+    let (table, metrics) = (Table::default(), Metrics::new(env!("CARGO_PKG_VERSION")));
+    let notary = Notary { audit: audit.clone(), metrics: metrics.clone(), table: table.clone() };
+    let attester = attest::attester(config, &identity, &policy, notary, now)?;
+    let dialler = Dialler {
+        identity: identity.clone(),
+        attester: attester.clone(),
+        sessions: sessions.clone(),
+        settings: config.channel.clone(),
+    };
     let rooms = Rooms {
         settings: config.flow.clone(),
         policy,
         governor: Governor::new(&config.limits),
         pressure: Pressure::new(&config.limits, first),
         own_doors: own_doors(config),
-        table: Table::default(),
-        pool: Pool::new(identity.clone(), sessions.clone(), config.channel.clone()),
+        table,
+        pool: Pool::new(dialler),
         audit,
-        metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
+        metrics,
         drain: draining,
     };
     let rooms = Arc::new(rooms);
@@ -85,6 +96,7 @@ pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError
         rooms,
         identity,
         join,
+        attester,
         sessions,
         knocks: Arc::new(Knocks::new(&config.limits)),
         handshakes: Handshakes::new(&config.limits),

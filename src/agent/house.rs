@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::watch::Orders;
 use crate::audit::{Entry, Kind, Source};
-use crate::channel::Sessions;
+use crate::channel::{Attester, OwnStanding, Sessions, Standing};
 use crate::config::Config;
 use crate::console::{AdminEvent, Ask, AskError, Check, House};
 use crate::flow::{self, Cut, Rooms};
@@ -19,6 +19,7 @@ use crate::net::BoxFuture;
 pub(super) struct Inside {
     pub rooms: Arc<Rooms>,
     pub identity: Identity,
+    pub attester: Attester,
     pub sessions: Sessions,
     pub orders: Orders,
     /// Asks the sidecar to drain and stop.
@@ -53,8 +54,17 @@ impl House for Inside {
         };
         let pressure = self.rooms.pressure.admit().map_err(|reason| reason.sentence().to_string());
         let draining = if *self.rooms.drain.borrow() { Err("draining".to_string()) } else { Ok(()) };
+        let own = self.attester.own();
+        let record = match (own.problem, own.record) {
+            (Some(problem), _) => Err(format!("the record of this device is not used: {problem}")),
+            (None, Some((_, expires_at))) if now >= expires_at => {
+                Err(format!("the record of this device expired at {expires_at}"))
+            }
+            (None, _) => Ok(()),
+        };
         [
             ("certificate", certificate),
+            ("record", record),
             ("crl", crl),
             ("audit", audit),
             ("pressure", pressure),
@@ -87,6 +97,7 @@ impl House for Inside {
                 "roots": identity.roots,
                 "crl": crl_text(&identity.crl),
             },
+            "device": own_json(&self.attester.own()),
             "policy": { "digest": bundle.digest(), "rules": bundle.rules().len(), "loaded_at": bundle.loaded_at().to_string() },
             "audit": {
                 "entries": audit.size, "queued": audit.queued, "refused": audit.refused,
@@ -179,8 +190,31 @@ fn session_json(session: &crate::channel::Session, now: Timestamp) -> Value {
         "remote": session.remote.to_string(), "transport": session.transport.name(),
         "group": session.group, "cipher": session.cipher,
         "age_s": now.since(session.since).as_secs(),
-        "certificate_until": session.peer.svid().not_after.to_string(),
+        "certificate_until": session.proven().svid().not_after.to_string(),
+        "proven_s": now.since(session.proven_at()).as_secs(),
+        "standing": standing_json(session.standing()),
     })
+}
+
+fn own_json(own: &OwnStanding) -> Value {
+    json!({
+        "tier": own.device.tier.level(), "score": own.device.score.percent(),
+        "verdict": own.verdict.map(|v| v.name()), "profile": own.profile,
+        "record": own.record.map(|(version, _)| version),
+        "record_until": own.record.map(|(_, until)| until.to_string()),
+        "problem": own.problem,
+    })
+}
+
+fn standing_json(standing: Standing) -> Value {
+    match standing {
+        Standing::Unproven(reason) => json!({ "tier": null, "reason": reason.code() }),
+        Standing::Exempt => json!({ "tier": 0 }),
+        Standing::Leased { lease, verdict, record_version, .. } => json!({
+            "tier": lease.tier.level(), "score": lease.score.percent(), "verdict": verdict.name(),
+            "record": record_version, "lease_until": lease.until.to_string(),
+        }),
+    }
 }
 
 fn crl_text(crl: &CrlStatus) -> String {

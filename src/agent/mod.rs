@@ -1,6 +1,7 @@
 //! Builds the house, opens its doors, applies what changes, drains it.
 
 mod app;
+mod attest;
 mod build;
 mod doors;
 mod drain;

@@ -6,6 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::app::{self, App};
+use super::attest;
 use super::build::{self, Bound, Built, StartError};
 use super::doors::Doorkeeper;
 use super::drain;
@@ -51,6 +52,9 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     let (orders, watchman) = watch::start(Watchman {
         rooms: Arc::clone(&rooms),
         identity: built.identity.clone(),
+        attester: built.attester.clone(),
+        device: config.device.clone(),
+        config_digest: attest::digest(&config.to_toml()),
         sessions: built.sessions.clone(),
         policy_dir: config.policy.dir.clone(),
     })
@@ -144,9 +148,15 @@ fn open(
     asked: mpsc::Sender<()>,
     workers: &Spread,
 ) -> Result<(), StartError> {
-    let Built { rooms, identity, sessions, knocks, handshakes, drain, join, .. } = built;
+    let Built { rooms, identity, attester, sessions, knocks, handshakes, drain, join, .. } = built;
     let keeper =
-        Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id().clone(), knocks, handshakes });
+        Arc::new(Doorkeeper {
+            rooms: Arc::clone(&rooms),
+            own: identity.id().clone(),
+            attester: attester.clone(),
+            knocks,
+            handshakes,
+        });
     for (door, listener) in bound.all() {
         tracing::info!(door, %listener, "listening");
     }
@@ -154,6 +164,7 @@ fn open(
         let door = PeersDoor {
             identity: identity.clone(),
             settings: config.channel.clone(),
+            attester: attester.clone(),
             sessions: sessions.clone(),
             keeper: keeper.clone(),
             join,
@@ -180,6 +191,7 @@ fn open(
     let inside = Arc::new(Inside {
         rooms,
         identity,
+        attester,
         sessions,
         orders: orders.clone(),
         asked,

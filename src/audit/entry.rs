@@ -175,6 +175,8 @@ pub enum Kind {
     Repair,
     /// A device joins: it was given its certificate, or acknowledged it.
     Join,
+    /// A peer's evidence was taken: what it is taken for, and until when.
+    Attest,
     /// An operator asked for something.
     #[default]
     Admin,
@@ -195,6 +197,7 @@ impl Kind {
             Self::Block => "block",
             Self::Repair => "repair",
             Self::Join => "join",
+            Self::Attest => "attest",
             Self::Admin => "admin",
         }
     }

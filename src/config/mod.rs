@@ -15,7 +15,7 @@ mod tests;
 
 use std::path::PathBuf;
 
-use crate::{audit, capture, channel, console, flow, identity, limits, policy, telemetry};
+use crate::{audit, capture, channel, console, device, flow, identity, limits, policy, telemetry};
 
 pub use example::EXAMPLE;
 pub use load::{FILE_LEN_MAX, load, parse};
@@ -27,7 +27,7 @@ pub struct Config {
     /// `[identity]` and `[channel] pq`.
     pub identity: identity::Settings,
     /// `[device]`.
-    pub device: DeviceSettings,
+    pub device: device::Settings,
     /// `[authority]`, on the one sidecar that others join at.
     pub authority: Option<identity::authority::Settings>,
     /// `[policy]`.
@@ -50,13 +50,3 @@ pub struct Config {
     pub source: PathBuf,
 }
 
-/// `[device]`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct DeviceSettings {
-    /// The root below which this machine's facts are read. Default `/`.
-    pub sysroot: PathBuf,
-    /// The folder of enrolled device records. Default `devices`.
-    pub records: PathBuf,
-    /// The tier every peer must have. Always 0 in this version: evidence is not exchanged yet.
-    pub require_tier: u8,
-}

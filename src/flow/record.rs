@@ -33,7 +33,7 @@ impl<'a> Record<'a> {
         let mut said = Entry::new(now, Kind::Deny);
         said.decision = Some(id);
         said.direction = Some(asker.direction);
-        said.device = Some(asker.device.id.clone());
+        said.device = Some(asker.id.clone());
         said.source = match asker.uid {
             Some(uid) => Some(Source::Uid(uid)),
             None => asker.source.parse().ok().map(|addr: SocketAddr| Source::Ip(addr.ip())),

@@ -288,6 +288,14 @@ reasons! {
     LeaseExpired "lease_expired" 403 "connection_terminated"
         "the lease of the session ran out and was not renewed"
         "check that both sidecars run and reach each other";
+    /// As many requests that are no flows are under way as may be.
+    ErrandsLimited "errands_limited" 503 "connection_limit_reached"
+        "too many requests that are no flows are under way on this session"
+        "try again in a moment";
+    /// A request that is no flow, and nothing else that is known here.
+    ErrandUnknown "errand_unknown" 404 "http_request_error"
+        "this sidecar does nothing of that name"
+        "run the same version of Countersign on both sides, and ask the sidecar that has `[authority]`";
     /// Two machines seem to use one identity.
     CloneSuspected "clone_suspected" 403 "http_request_denied"
         "two machines seem to use the identity of this device"

@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::resolve::{ResolveError, resolve};
-use crate::channel::{DialError, Dialled, OpenError, Session, Sessions, Settings, dial};
-use crate::identity::Identity;
+use crate::channel::{DialError, Dialled, Dialler, ErrandError, OpenError, Session, dial};
 use crate::model::{Authority, Host, Reason, SpiffeId};
 use crate::net::BoxStream;
 
@@ -34,9 +35,7 @@ pub struct PoolError {
 pub struct Pool(Arc<Shared>);
 
 struct Shared {
-    identity: Identity,
-    sessions: Sessions,
-    settings: Settings,
+    dialler: Dialler,
     /// One entry per configured outbound, so bounded by the configuration.
     peers: Mutex<HashMap<Key, Arc<Peer>>>,
 }
@@ -64,8 +63,33 @@ struct PeerState {
 
 impl Pool {
     /// A pool without connections.
-    pub fn new(identity: Identity, sessions: Sessions, settings: Settings) -> Self {
-        Self(Arc::new(Shared { identity, sessions, settings, peers: Mutex::default() }))
+    pub fn new(dialler: Dialler) -> Self {
+        Self(Arc::new(Shared { dialler, peers: Mutex::default() }))
+    }
+
+    /// Runs the errand `name` at `peer`, on a living connection or a new one: posts `body`, takes at most `answer_max`
+    /// bytes within `timeout`.
+    ///
+    /// # Errors
+    /// [`ErrandError`]; a peer that cannot be reached is [`ErrandError::Gone`].
+    pub async fn errand(
+        &self,
+        peer: &SpiffeId,
+        paths: &[Authority],
+        name: &str,
+        body: Bytes,
+        answer_max: usize,
+        timeout: Duration,
+    ) -> Result<(Bytes, Arc<Session>), ErrandError> {
+        let peer = self.peer(peer, paths);
+        self.refresh_names(&peer);
+        let connection =
+            self.connection(&peer).await.map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
+        let answer = connection.post(name, body, answer_max, timeout).await;
+        if matches!(answer, Err(ErrandError::Gone { .. } | ErrandError::Timeout)) {
+            peer.forget(&connection);
+        }
+        Ok((answer?, Arc::clone(&connection.session)))
     }
 
     /// Opens `authority` at `peer`, on a living connection or a new one.
@@ -90,7 +114,7 @@ impl Pool {
                 Err(_) if tries < TRIES_MAX => continue,
                 Err(e) => return Err(open_error(&peer, &connection, e)),
             };
-            match connection.open(authority, place, &self.0.settings).await {
+            match connection.open(authority, place, &self.0.dialler.settings).await {
                 Ok(stream) => return Ok(Opened { stream, session: Arc::clone(&connection.session) }),
                 // No service saw anything of it, so that a second try can do no harm.
                 Err(OpenError::Gone { reason: Reason::PeerClosed, detail }) if tries < TRIES_MAX => {
@@ -111,13 +135,13 @@ impl Pool {
 
     /// The least busy connection with room, or a new one.
     async fn connection(&self, peer: &Arc<Peer>) -> Result<Arc<Dialled>, PoolError> {
-        let failures = match peer.pick(self.0.settings.connections_max) {
+        let failures = match peer.pick(self.0.dialler.settings.connections_max) {
             Pick::Use(connection) => return Ok(connection),
             Pick::Full => return Err(streams_exhausted()),
             Pick::Dial { failures } => failures,
         };
         let _dialling = peer.dialling.lock().await;
-        match peer.pick(self.0.settings.connections_max) {
+        match peer.pick(self.0.dialler.settings.connections_max) {
             Pick::Use(connection) => return Ok(connection),
             Pick::Full => return Err(streams_exhausted()),
             Pick::Dial { failures: now } if now != failures => {
@@ -135,7 +159,7 @@ impl Pool {
                 tokio::spawn(retire_when_idle(
                     Arc::downgrade(peer),
                     Arc::downgrade(&dialled),
-                    self.0.settings.idle_timeout,
+                    self.0.dialler.settings.idle_timeout,
                 ));
                 Ok(dialled)
             }
@@ -152,7 +176,7 @@ impl Pool {
     async fn dial(&self, peer: &Peer) -> Result<Dialled, PoolError> {
         let mut last = PoolError { reason: Reason::ConnectFailed, detail: "no path is configured".into() };
         for path in &peer.paths {
-            let addrs = match resolve(path, self.0.settings.resolve_timeout).await {
+            let addrs = match resolve(path, self.0.dialler.settings.resolve_timeout).await {
                 Ok(addrs) => addrs,
                 Err(e) => {
                     last = e.into();
@@ -160,7 +184,7 @@ impl Pool {
                 }
             };
             for addr in addrs {
-                match dial(addr, &peer.id, &self.0.identity, &self.0.sessions, &self.0.settings).await {
+                match dial(addr, &peer.id, &self.0.dialler).await {
                     Ok(dialled) => return Ok(dialled),
                     Err(e) => last = e.into(),
                 }
@@ -173,13 +197,13 @@ impl Pool {
     fn refresh_names(&self, peer: &Arc<Peer>) {
         let now = Instant::now();
         let mut state = peer.lock();
-        let due = state.resolved.is_none_or(|at| now.duration_since(at) >= self.0.settings.resolve_interval);
+        let due = state.resolved.is_none_or(|at| now.duration_since(at) >= self.0.dialler.settings.resolve_interval);
         if !due || state.resolving || !peer.paths.iter().any(|p| matches!(p.host, Host::Name(_))) {
             return;
         }
         state.resolving = true;
         drop(state);
-        let (peer, timeout) = (Arc::clone(peer), self.0.settings.resolve_timeout);
+        let (peer, timeout) = (Arc::clone(peer), self.0.dialler.settings.resolve_timeout);
         tokio::spawn(async move {
             let mut addrs: Vec<SocketAddr> = Vec::new();
             let mut whole = true;

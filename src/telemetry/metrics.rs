@@ -50,6 +50,7 @@ struct Inner {
     reloads_failed: Counter,
     audit_entries: Counter,
     audit_dropped: Counter,
+    attested: Counter,
     flows_active: Gauge,
     sessions_active: Gauge,
     certificate_expiry: Gauge<u64, AtomicU64>,
@@ -119,6 +120,7 @@ impl Metrics {
                 "audit_dropped",
                 "Audit entries dropped (`on_full = \"drop-allow\"`)",
             ),
+            attested: counter(&mut registry, "evidence_accepted", "Times that a peer's evidence was taken"),
             flows_active: gauge(&mut registry, "flows_active", "Flows alive"),
             sessions_active: gauge(&mut registry, "sessions_active", "Sessions with peers alive"),
             certificate_expiry: gauge(
@@ -165,6 +167,11 @@ impl Metrics {
     /// A handshake with a peer came to its end; without a reason when it succeeded.
     pub fn handshake(&self, refusal: Option<Reason>) {
         self.0.handshakes.get(refusal).inc();
+    }
+
+    /// A peer's evidence was taken.
+    pub fn attested(&self) {
+        self.0.attested.inc();
     }
 
     /// A connection was refused before anyone was known.
