@@ -72,6 +72,25 @@ impl Clerk for JoinClerk {
     }
 }
 
+/// Who asks on a session, as it is proven there now.
+pub(super) struct Asker {
+    id: SpiffeId,
+    spki_sha256: [u8; 32],
+    source: std::net::IpAddr,
+    session: String,
+}
+
+impl Asker {
+    pub(super) fn of(session: &Session) -> Self {
+        Self {
+            id: session.peer.id().clone(),
+            spki_sha256: session.proven().svid().spki_sha256,
+            source: session.remote.ip(),
+            session: session.id.to_string(),
+        }
+    }
+}
+
 /// Files are locked and synced: nothing of that may hold up the runtime.
 pub(super) fn off_the_runtime<T: Send + 'static>(
     work: impl FnOnce(Timestamp) -> Result<T, Refusal> + Send + 'static,
@@ -140,15 +159,15 @@ impl Desk {
         }
     }
 
-    /// Gives the next certificate to the device that `session` proved.
-    pub(super) fn renew(&self, session: &Session, csr: Vec<u8>, now: Timestamp) -> Result<Granted, Refusal> {
+    /// Gives the next certificate to the device that a session proved.
+    pub(super) fn renew(&self, asker: &Asker, csr: Vec<u8>, now: Timestamp) -> Result<Granted, Refusal> {
         let about = Entry {
-            source: Some(Source::Ip(session.remote.ip())),
-            device: Some(session.peer.id().clone()),
-            session: Some(session.id.to_string().into()),
+            source: Some(Source::Ip(asker.source)),
+            device: Some(asker.id.clone()),
+            session: Some(asker.session.as_str().into()),
             ..Entry::new(now, Kind::Join)
         };
-        let ask = RenewAsk { id: session.peer.id().clone(), spki_sha256: session.peer.svid().spki_sha256, csr };
+        let ask = RenewAsk { id: asker.id.clone(), spki_sha256: asker.spki_sha256, csr };
         match authority::renew(&self.settings, &self.own, &ask, &self.records(now), now) {
             Ok(granted) => {
                 let done = if granted.again { "handed out again" } else { "issued" };
@@ -179,7 +198,8 @@ impl Desk {
         };
         match authority::acknowledge(&self.settings, granted, exporter, signature) {
             Ok(()) => {
-                let detail = format!("acknowledged, the token is spent: serial {}", granted.serial);
+                let spent = if granted.spends_a_token() { ", the token is spent" } else { "" };
+                let detail = format!("acknowledged{spent}: serial {}", granted.serial);
                 self.write(Entry { detail: Some(detail.into()), ..about })
             }
             Err(refused) => Err(self.refuse(about, refused)),

@@ -3,14 +3,18 @@
 mod app;
 mod attest;
 mod build;
+mod bulletin;
+mod contact;
 mod doors;
 mod drain;
 mod house;
 mod join;
 #[cfg(test)]
 mod join_tests;
+mod member;
 mod records;
 mod run;
+mod take;
 mod watch;
 
 pub use app::App;

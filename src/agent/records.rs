@@ -14,7 +14,7 @@ use crate::device::{
 use crate::identity::authority::{
     self, AuthorityError, JoinRefused, Recordable, Recorded, Records, Standing,
 };
-use crate::identity::{FileError, read_file, write_file};
+use crate::identity::{FileError, Joined, read_file, svid, write_file};
 use crate::model::{DeviceName, Reason, Sign, SpiffeId, Timestamp};
 
 /// Makes, signs and keeps the record of a device that joins.
@@ -215,6 +215,31 @@ fn open(text: &str, signers: &[&dyn Sign]) -> Result<Option<(Record, usize)>, Re
         }
     }
     Ok(None)
+}
+
+/// The record that lies at `path`, if one of these keys (DER SubjectPublicKeyInfo) signed it.
+pub(super) fn open_by_keys(path: &Path, keys: &[Vec<u8>]) -> Result<Option<Record>, RecordsError> {
+    let text = String::from_utf8_lossy(&read_file(path, len_max())?).into_owned();
+    signed_by(&text, keys).map_err(|error| RecordsError::Record { path: path.into(), error })
+}
+
+/// The record in `text`, if one of these keys (DER SubjectPublicKeyInfo) signed it.
+pub(super) fn signed_by(text: &str, keys: &[Vec<u8>]) -> Result<Option<Record>, RecordError> {
+    for key in keys {
+        match SignedRecord::open(text, &|message, signature| verify_p256(key, message, signature)) {
+            Err(RecordError::Signature) => {}
+            read => return read.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the record that came with our certificate is by the CA that issued it, and for this device and key.
+pub(super) fn check_own(joined: &Joined, record: &str, now: Timestamp) -> Result<(), String> {
+    let keys = [joined.issuing_spki.clone()];
+    let read = signed_by(record, &keys).map_err(|e| e.to_string())?.ok_or("the record is not by our CA")?;
+    let key = svid(&joined.leaf_der).map_err(|e| e.to_string())?.spki_sha256;
+    read.check(&joined.issued.id, &[key], now).map_err(|reason| reason.sentence().to_owned())
 }
 
 fn len_max() -> u64 {

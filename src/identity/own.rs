@@ -15,7 +15,6 @@ use super::load::{load_lists, load_own};
 use super::material::{Material, Own, Shared};
 use super::peer::{PeerIdentity, peer};
 use super::problem::{LoadError, Problem};
-use super::svid::Svid;
 use super::trust::{Lists, Revocation, Stage, check_chain};
 use super::svid::Svid;
 use super::verify::{Door, check_leaf};

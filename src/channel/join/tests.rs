@@ -107,7 +107,7 @@ impl Clerk for Desk {
         _: SocketAddr,
     ) -> BoxFuture<Result<Granted, Refusal>> {
         let now = Timestamp::now();
-        let given = authority::recover(&self.settings, &self.own, &ask, &exporter, &super::tests::Book, now);
+        let given = authority::recover(&self.settings, &self.own, &ask, &exporter, &Book::default(), now);
         Box::pin(async move { given.map_err(refusal) })
     }
 

@@ -306,6 +306,13 @@ pub struct Granted {
     pub again: bool,
 }
 
+impl Granted {
+    /// Whether its acknowledgement spends a token; that of a renewed certificate does not.
+    pub fn spends_a_token(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
 /// Judges an ask and carries out what follows: [`decide`], then the CA's files.
 ///
 /// What is issued stands in the ledger and in the invite before this returns.

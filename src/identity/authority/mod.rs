@@ -52,7 +52,7 @@ pub use renew::{
     RECOVER_CHAIN_MAX, Records, RecoverAsk, RenewAsk, RenewStep, Renewal, Standing, decide_renewal, recover,
     recover_message, renew,
 };
-pub use rotate::{Retired, Rotated, retire, rotate};
+pub use rotate::{Retired, Rotated, issuers, retire, rotate};
 pub use show::{Shown, show};
 pub use token::{JoinKey, Token, TokenError, TokenId};
 

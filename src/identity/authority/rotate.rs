@@ -163,11 +163,45 @@ pub fn retire(dir: &Path, now: Timestamp) -> Result<Retired, AuthorityError> {
     Ok(retired)
 }
 
+/// Every issuing CA whose certificates may still live, PEM, the one in force first. Takes no lock: each file is whole.
+///
+/// # Errors
+/// [`AuthorityError`] when one cannot be read.
+pub fn issuers(dir: &Path, now: Timestamp) -> Result<String, AuthorityError> {
+    let text = |name: &str| -> Result<String, AuthorityError> {
+        let path = dir.join(name);
+        String::from_utf8(read(&path, PEM_FILE_MAX)?).map_err(|_| AuthorityError::Broken { path })
+    };
+    let optional = |name: &str| match text(name) {
+        Err(AuthorityError::File(FileError::Io { source, .. }))
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(String::new())
+        }
+        read => read,
+    };
+    let mut all = text(ISSUING_PEM)? + &optional(ISSUING_CROSS_PEM)?;
+    for generation in generations_in(&dir.join(EARLIER))? {
+        let earlier = optional(&format!("{generation}/{ISSUING_PEM}"))?;
+        let living = super::super::parse_certificates(earlier.as_bytes())
+            .ok()
+            .and_then(|c| CaFacts::read(c.first()?))
+            .is_some_and(|facts| now < facts.not_after);
+        if living {
+            all.push_str(&earlier);
+        }
+    }
+    Ok(all)
+}
+
 /// The folders of what was rotated out, newest first.
 pub(super) fn generations(folder: &Folder) -> Result<Vec<String>, AuthorityError> {
-    let dir = folder.file(EARLIER);
-    let at = |source| AuthorityError::File(FileError::Io { path: dir.clone(), source });
-    let entries = match std::fs::read_dir(&dir) {
+    generations_in(&folder.file(EARLIER))
+}
+
+fn generations_in(dir: &Path) -> Result<Vec<String>, AuthorityError> {
+    let at = |source| AuthorityError::File(FileError::Io { path: dir.into(), source });
+    let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         read => read.map_err(at)?,
     };
