@@ -107,8 +107,9 @@ pub(super) fn attester(
         Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => None,
         Err(e) => return Err(failed(e.to_string())),
     };
-    let remembered = Remembered::read(text.as_deref(), config.device.devices_max)
-        .map_err(|e| failed(format!("`{}`: {e}; with it moved aside old records are taken again", path.display())))?;
+    let remembered = Remembered::read(text.as_deref(), config.device.devices_max).map_err(|e| {
+        failed(format!("`{}`: {e}; with it moved aside old records are taken again", path.display()))
+    })?;
     let digests = Digests { config: digest(&config.to_toml()), policy: policy_digest(policy) };
     let witness = std::sync::Arc::new(notary);
     Attester::new(identity.clone(), config.device.clone(), digests, witness, remembered, now)

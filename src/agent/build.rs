@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::audit::{self, Log};
-use crate::capture::{self, OpenDoor};
 use super::attest::{self, Notary};
 use super::bulletin::{self, Announcer, Board};
 use super::contact::Contact;
 use super::take;
+use crate::audit::{self, Log};
+use crate::capture::{self, OpenDoor};
 use crate::channel::{Attester, Dialler, JoinDoor, Sessions};
 use crate::config::{Config, Membership};
 use crate::flow::{Rooms, Table};

@@ -15,8 +15,8 @@ use super::join::{Desk, off_the_runtime};
 use super::records::{RECORDS_MAX, open_by_keys};
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::{
-    Barred, Blob, NEWS_ERRAND, NEWS_WAIT_MAX, NewsAnswer, NewsAsk, NewsDigests, PART_ERRAND, PART_LEN, PartAsk,
-    RENEW_ERRAND, RenewAnswer, Session, Standings, decode_renew,
+    Barred, Blob, NEWS_ERRAND, NEWS_WAIT_MAX, NewsAnswer, NewsAsk, NewsDigests, PART_ERRAND, PART_LEN,
+    PartAsk, RENEW_ERRAND, RenewAnswer, Session, Standings, decode_renew,
 };
 use crate::device::{RECORD_LEN_MAX, Status};
 use crate::flow;
@@ -74,7 +74,8 @@ impl Drop for Announcer {
 /// Reads the folders for the first time and keeps looking at them.
 pub(super) fn open(desk: &Arc<Desk>, now: Timestamp) -> Result<(Arc<Board>, Announcer), StartError> {
     let mut reader = Reader::new(desk.settings.clone());
-    let first = reader.read(now).map_err(|e| StartError(vec![format!("`[authority]` cannot be opened: {e}")]))?;
+    let first =
+        reader.read(now).map_err(|e| StartError(vec![format!("`[authority]` cannot be opened: {e}")]))?;
     let (send, current) = watch::channel(Arc::new(first));
     let (stop, stopped) = sync_channel(0);
     let looker = Arc::clone(desk);
@@ -198,7 +199,9 @@ fn announce(desk: &Desk, mut reader: Reader, send: &watch::Sender<Arc<Bulletin>>
             Err(e) => {
                 reader.forget();
                 if e != failed {
-                    tracing::error!("what the authority has to tell cannot be read, devices hear nothing new: {e}");
+                    tracing::error!(
+                        "what the authority has to tell cannot be read, devices hear nothing new: {e}"
+                    );
                     failed = e;
                 }
             }
@@ -255,7 +258,8 @@ impl Reader {
         let file = |name: &str, max| read_file(&ca.join(name), max).map_err(|e| e.to_string());
         let (crl, bundle) = (file("crl.pem", CRL_FILE_MAX)?, file("bundle.pem", PEM_FILE_MAX)?);
         let issuers = authority::issuers(ca, now).map_err(|e| e.to_string())?;
-        let keys = issuer_keys(&String::from_utf8_lossy(&bundle), &issuers, now).map_err(|e| e.to_string())?;
+        let keys =
+            issuer_keys(&String::from_utf8_lossy(&bundle), &issuers, now).map_err(|e| e.to_string())?;
         self.read_records(&keys)?;
         let mut barred: Vec<_> = self.records.values().filter_map(|(_, barred, _)| barred.clone()).collect();
         barred.sort_by(|a, b| a.id.cmp(&b.id));
@@ -309,7 +313,11 @@ impl Reader {
     }
 }
 
-fn read_record(path: &Path, stamp: Stamp, keys: &[Vec<u8>]) -> (Stamp, Option<Barred>, Option<(SpiffeId, u64)>) {
+fn read_record(
+    path: &Path,
+    stamp: Stamp,
+    keys: &[Vec<u8>],
+) -> (Stamp, Option<Barred>, Option<(SpiffeId, u64)>) {
     let record = match open_by_keys(path, keys) {
         Ok(Some(record)) => record,
         // Of a CA that is gone, or damaged: nobody would believe it.

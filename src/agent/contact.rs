@@ -93,8 +93,7 @@ mod tests {
     #[test]
     fn who_is_barred_stays_out_until_a_newer_record_is_shown() {
         let barred = |name: &str, status| Barred { id: id(name), version: 5, status };
-        let standings =
-            Standings(vec![barred("a", Status::Quarantined), barred("b", Status::Revoked)]);
+        let standings = Standings(vec![barred("a", Status::Quarantined), barred("b", Status::Revoked)]);
         let contact = Contact::new(None, standings);
         assert_eq!(contact.admits(&id("a"), None), Err(Reason::DeviceQuarantined));
         assert_eq!(contact.admits(&id("a"), Some(4)), Err(Reason::DeviceQuarantined));
@@ -111,6 +110,9 @@ mod tests {
         assert_eq!(contact.state().problem.as_deref(), Some("gone"));
         contact.heard(Timestamp::from_millis(9_000), Timestamp::from_millis(10_000));
         let state = contact.state();
-        assert_eq!((state.problem, state.skew_ms, state.last), (None, -1000, Some(Timestamp::from_millis(10_000))));
+        assert_eq!(
+            (state.problem, state.skew_ms, state.last),
+            (None, -1000, Some(Timestamp::from_millis(10_000)))
+        );
     }
 }

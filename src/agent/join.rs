@@ -8,9 +8,7 @@ use super::records;
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::{ALPN_JOIN, Clerk, Facts, JoinDoor, Session};
 use crate::flow::{self, Rooms};
-use crate::identity::authority::{
-    self, Admitted, Ask, Granted, JoinRefused, RecoverAsk, RenewAsk, Settings,
-};
+use crate::identity::authority::{self, Admitted, Ask, Granted, JoinRefused, RecoverAsk, RenewAsk, Settings};
 use crate::identity::{Identity, svid};
 use crate::model::{Reason, Refusal, SpiffeId, Timestamp};
 use crate::net::BoxFuture;
@@ -26,11 +24,8 @@ pub(super) fn door(
     let failed = |what: String| StartError(vec![format!("`[authority]` cannot be opened: {what}")]);
     let roots = authority::roots(&settings.ca, now).map_err(|e| failed(e.to_string()))?;
     let config = identity.joining_server(roots, ALPN_JOIN).map_err(|e| failed(e.to_string()))?;
-    let desk = Arc::new(Desk {
-        settings: settings.clone(),
-        own: identity.id().clone(),
-        rooms: Arc::clone(rooms),
-    });
+    let desk =
+        Arc::new(Desk { settings: settings.clone(), own: identity.id().clone(), rooms: Arc::clone(rooms) });
     Ok(Some((JoinDoor::new(config, Arc::new(JoinClerk(Arc::clone(&desk)))), desk)))
 }
 
@@ -151,7 +146,8 @@ impl Desk {
         match authority::recover(&self.settings, &self.own, ask, exporter, &records, now) {
             Ok(granted) => {
                 let done = if granted.again { "handed out again" } else { "issued" };
-                let detail = format!("recovery, {done}: serial {}, until {}", granted.serial, granted.not_after);
+                let detail =
+                    format!("recovery, {done}: serial {}, until {}", granted.serial, granted.not_after);
                 self.write(Entry { detail: Some(detail.into()), ..about })?;
                 Ok(granted)
             }
@@ -171,7 +167,8 @@ impl Desk {
         match authority::renew(&self.settings, &self.own, &ask, &self.records(now), now) {
             Ok(granted) => {
                 let done = if granted.again { "handed out again" } else { "issued" };
-                let detail = format!("renewal, {done}: serial {}, until {}", granted.serial, granted.not_after);
+                let detail =
+                    format!("renewal, {done}: serial {}, until {}", granted.serial, granted.not_after);
                 self.write(Entry { detail: Some(detail.into()), ..about })?;
                 Ok(granted)
             }

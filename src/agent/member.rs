@@ -157,7 +157,11 @@ impl Member {
                 Ok(()) => pause = PAUSE_MIN,
                 Err(problem) => {
                     let left = svid.not_after.since(now);
-                    tracing::warn!(left_s = left.as_secs(), "the certificate was not renewed: {}", problem.detail);
+                    tracing::warn!(
+                        left_s = left.as_secs(),
+                        "the certificate was not renewed: {}",
+                        problem.detail
+                    );
                     tokio::time::sleep(jittered(pause.min(left / 8).max(BREATH))).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
@@ -212,7 +216,11 @@ impl Member {
         let now = Timestamp::now();
         tracing::info!("certificate {said}");
         let device = Some(self.taker.identity.id().clone());
-        let entry = Entry { device, detail: Some(format!("certificate {said}").into()), ..Entry::new(now, Kind::Join) };
+        let entry = Entry {
+            device,
+            detail: Some(format!("certificate {said}").into()),
+            ..Entry::new(now, Kind::Join)
+        };
         let _ = self.taker.rooms.audit.append(Entry { decision: Some(flow::decision_id(now)), ..entry });
     }
 

@@ -67,9 +67,9 @@ impl Records for Desk<'_> {
         let ours = last(&path, signers).map_err(|e| no(Reason::Internal, &e.to_string()))?;
         if !shown.is_empty() {
             let read = open(shown, signers).map_err(|e| no(Reason::RecordInvalid, &e.to_string()))?;
-            let (shown, _) = read.filter(|(r, _)| r.id == *id).ok_or_else(|| {
-                no(Reason::RecordInvalid, "the record it shows is of another CA or device")
-            })?;
+            let (shown, _) = read
+                .filter(|(r, _)| r.id == *id)
+                .ok_or_else(|| no(Reason::RecordInvalid, "the record it shows is of another CA or device"))?;
             // Our folder is older than what we signed: a backup was brought back. Whoever was revoked since is not in it.
             if ours.as_ref().is_none_or(|(r, _)| r.version < shown.version) {
                 return Err(no(Reason::RecordMissing, "the record it shows is newer than the one here"));
@@ -177,7 +177,8 @@ pub(super) fn read_all(records: &Path, signers: &[&dyn Sign]) -> Result<Vec<Reco
     let mut all = Vec::new();
     for entry in entries {
         let path = entry.map_err(at)?.path();
-        let named = path.file_stem().and_then(|n| n.to_str()).is_some_and(|n| n.parse::<DeviceName>().is_ok());
+        let named =
+            path.file_stem().and_then(|n| n.to_str()).is_some_and(|n| n.parse::<DeviceName>().is_ok());
         if !named || path.extension().is_none_or(|e| e != "toml") {
             continue;
         }
@@ -208,7 +209,8 @@ fn last(path: &Path, signers: &[&dyn Sign]) -> Result<Option<(Record, usize)>, R
 
 fn open(text: &str, signers: &[&dyn Sign]) -> Result<Option<(Record, usize)>, RecordError> {
     for (by, signer) in signers.iter().enumerate() {
-        let ours = |message: &[u8], signature: &[u8]| verify_p256(signer.public_key_spki(), message, signature);
+        let ours =
+            |message: &[u8], signature: &[u8]| verify_p256(signer.public_key_spki(), message, signature);
         match SignedRecord::open(text, &ours) {
             Err(RecordError::Signature) => {}
             read => return read.map(|record| Some((record, by))),
@@ -265,7 +267,9 @@ pub enum RecordsError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A revoked device is not made active again.
-    #[error("`{name}` is revoked: it comes back only by joining anew, `countersign device invite --name {name}`")]
+    #[error(
+        "`{name}` is revoked: it comes back only by joining anew, `countersign device invite --name {name}`"
+    )]
     Revoked {
         /// Whose record.
         name: DeviceName,

@@ -185,20 +185,20 @@ fn open(
     asked: mpsc::Sender<()>,
     workers: &Spread,
 ) -> Result<Option<Announcer>, StartError> {
-    let Built { rooms, identity, attester, sessions, knocks, handshakes, drain, authority, contact, .. } = built;
+    let Built { rooms, identity, attester, sessions, knocks, handshakes, drain, authority, contact, .. } =
+        built;
     let (join, board, announcer) = match authority {
         Some((door, board, announcer)) => (Some(door), Some(board), Some(announcer)),
         None => (None, None, None),
     };
-    let keeper =
-        Arc::new(Doorkeeper {
-            rooms: Arc::clone(&rooms),
-            own: identity.id().clone(),
-            attester: attester.clone(),
-            board,
-            knocks,
-            handshakes,
-        });
+    let keeper = Arc::new(Doorkeeper {
+        rooms: Arc::clone(&rooms),
+        own: identity.id().clone(),
+        attester: attester.clone(),
+        board,
+        knocks,
+        handshakes,
+    });
     for (door, listener) in bound.all() {
         tracing::info!(door, %listener, "listening");
     }

@@ -91,8 +91,7 @@ impl Taker {
 
     fn record(&self, text: &str, issuers: &[u8], now: Timestamp) -> Result<bool, String> {
         let bundle = self.places.read_bundle().map_err(|e| e.to_string())?;
-        let keys =
-            issuer_keys(&bundle, &String::from_utf8_lossy(issuers), now).map_err(|e| e.to_string())?;
+        let keys = issuer_keys(&bundle, &String::from_utf8_lossy(issuers), now).map_err(|e| e.to_string())?;
         let bad = |why: &str| format!("the record that the authority sent of this device {why}");
         let new = signed_by(text, &keys).map_err(|e| bad(&e.to_string()))?;
         let new = new.ok_or_else(|| bad("is signed by no CA of ours"))?;

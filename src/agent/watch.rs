@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::audit::{Entry, Kind};
 use super::attest;
 use super::contact::Contact;
+use crate::audit::{Entry, Kind};
 use crate::channel::{Attester, Digests, Session, Sessions, Standing};
 use crate::device;
 use crate::flow::{self, Cut, Rooms};
@@ -114,7 +114,9 @@ impl Watchman {
                 Ok(Order::Reload(answer)) => {
                     let _ = answer.send(self.reload_all());
                 }
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    return attest::save_versions(&self.attester, &self.device.records);
+                }
                 Err(RecvTimeoutError::Timeout) => self.look(&mut seen, Timestamp::now()),
             }
         }
@@ -262,7 +264,8 @@ impl Watchman {
     /// Verifies every living session's chain against the bundle, list and clock of now.
     fn recheck_sessions(&self, now: Timestamp) {
         for session in self.sessions.all() {
-            let still = self.identity.recheck(&session.proven(), now).and_then(|()| self.lapsed(&session, now));
+            let still =
+                self.identity.recheck(&session.proven(), now).and_then(|()| self.lapsed(&session, now));
             if let Err(reason) = still {
                 self.end_session(&session, reason, now);
             }
@@ -281,7 +284,8 @@ impl Watchman {
             reason: Some(reason),
             session: Some(session.id.to_string().into()),
             detail: Some(
-                format!("certificate {} ended with {flows} flows", session.proven().svid().serial_hex()).into(),
+                format!("certificate {} ended with {flows} flows", session.proven().svid().serial_hex())
+                    .into(),
             ),
             ..Entry::new(now, Kind::Revoke)
         });

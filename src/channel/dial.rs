@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::h2_stream::{self, *};
 use super::attest::{self, Attester};
 use super::errand::{self, ErrandError};
+use super::h2_stream::{self, *};
 use super::keepalive;
 use super::listen::{ALPN_H2, PROXY_STATUS};
 use super::session::{Exports, Registered, Session, Sessions, Shaken};
@@ -121,8 +121,9 @@ pub async fn dial(addr: SocketAddr, peer: &SpiffeId, dialler: &Dialler) -> Resul
     if state.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(Reason::TlsFailed, "the peer does not speak h2".into()));
     }
-    let exports = Exports::take(|out, label, context| state.export_keying_material(out, label, context).map(drop))
-        .map_err(|e| fail(Reason::TlsFailed, e.to_string()))?;
+    let exports =
+        Exports::take(|out, label, context| state.export_keying_material(out, label, context).map(drop))
+            .map_err(|e| fail(Reason::TlsFailed, e.to_string()))?;
     let now = Timestamp::now();
     let shaken = Shaken { exports, role: Role::Client, leaf, remote: addr, transport: Transport::H2, now };
     let session = Session::new(state, shaken).map_err(|e| fail(Reason::CertificateNotSvid, e.to_string()))?;

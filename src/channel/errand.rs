@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
-use h2::RecvStream;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use tokio::sync::Semaphore;
 
@@ -123,8 +123,12 @@ async fn ask(
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     // RFC 9113 §8.3.1 wants scheme and authority; who answers was proven by the handshake.
-    let uri = Uri::builder().scheme("https").authority("countersign").path_and_query(format!("{ERRAND_PATH}{name}"));
-    *request.uri_mut() = uri.build().map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
+    let uri = Uri::builder()
+        .scheme("https")
+        .authority("countersign")
+        .path_and_query(format!("{ERRAND_PATH}{name}"));
+    *request.uri_mut() =
+        uri.build().map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cbor"));
     let mut send = send.clone().ready().await.map_err(gone)?;
     let (answer, mut upload) = send.send_request(request, false).map_err(gone)?;
@@ -159,7 +163,8 @@ async fn read(body: RecvStream, most: usize, timeout: Duration) -> Result<Bytes,
 async fn collect(mut body: RecvStream, most: usize) -> Result<Bytes, ErrandError> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.data().await {
-        let chunk = chunk.map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
+        let chunk =
+            chunk.map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
         if whole.len() + chunk.len() > most {
             return Err(ErrandError::TooLarge { most });
         }

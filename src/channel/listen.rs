@@ -140,10 +140,11 @@ async fn greet(
     else {
         return door.keeper.refused(remote, Reason::TlsFailed, "the exporter is not to be had");
     };
-    let session = match Session::new(state, Shaken { exports, role: Role::Server, leaf, remote, transport, now }) {
-        Ok(session) => Arc::new(session),
-        Err(e) => return door.keeper.refused(remote, Reason::CertificateNotSvid, &e.to_string()),
-    };
+    let session =
+        match Session::new(state, Shaken { exports, role: Role::Server, leaf, remote, transport, now }) {
+            Ok(session) => Arc::new(session),
+            Err(e) => return door.keeper.refused(remote, Reason::CertificateNotSvid, &e.to_string()),
+        };
     door.attester.begin(&session);
     let registered = door.sessions.register(&session);
     match transport {

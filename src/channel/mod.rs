@@ -27,8 +27,9 @@ pub use join::{
 };
 pub use listen::{Arrival, Keeper, PeersDoor, serve};
 pub use news::{
-    Blob, Digests as NewsDigests, FileDigest, NEWS_ERRAND, NEWS_WAIT_MAX, NewsAnswer, NewsAsk, PART_ERRAND,
-    PART_LEN, PartAsk, RENEW_ERRAND, RenewAnswer, STANDINGS_MAX, Barred, Standings, decode_renew, encode_renew,
+    Barred, Blob, Digests as NewsDigests, FileDigest, NEWS_ERRAND, NEWS_WAIT_MAX, NewsAnswer, NewsAsk,
+    PART_ERRAND, PART_LEN, PartAsk, RENEW_ERRAND, RenewAnswer, STANDINGS_MAX, Standings, decode_renew,
+    encode_renew,
 };
 pub use session::{Session, SessionId, Sessions, Standing};
 pub use settings::*;

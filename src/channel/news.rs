@@ -196,11 +196,7 @@ impl NewsAnswer {
 impl PartAsk {
     /// As it is posted.
     pub fn encode(&self) -> Vec<u8> {
-        map([
-            (1, Value::from(self.blob.number())),
-            (2, bytes(&self.digest)),
-            (3, Value::from(self.offset)),
-        ])
+        map([(1, Value::from(self.blob.number())), (2, bytes(&self.digest)), (3, Value::from(self.offset))])
     }
 
     /// Reads one. Fuzzed as `news_message`.

@@ -47,7 +47,10 @@ fn read(path: &Path) -> Result<Option<Membership>, String> {
         read => {
             let text = String::from_utf8_lossy(&read.map_err(|e| e.to_string())?).into_owned();
             Membership::read(&text).map(Some).ok_or_else(|| {
-                format!("`{}` does not read: remove it, or name `[enrolment] authority` and `paths`", path.display())
+                format!(
+                    "`{}` does not read: remove it, or name `[enrolment] authority` and `paths`",
+                    path.display()
+                )
             })
         }
     }
@@ -95,7 +98,9 @@ mod tests {
         };
         let text = membership.to_toml();
         assert_eq!(Membership::read(&text), Some(membership));
-        for bad in ["", "authority = 1", &text.replace("paths", "places"), &text.replace("spiffe://", "https://")] {
+        for bad in
+            ["", "authority = 1", &text.replace("paths", "places"), &text.replace("spiffe://", "https://")]
+        {
             assert_eq!(Membership::read(bad), None, "{bad}");
         }
         let many = |n| format!("authority = \"spiffe://a/b\"\npaths = [{}]", vec!["\"h:1\""; n].join(","));
@@ -107,7 +112,8 @@ mod tests {
     fn a_named_authority_comes_before_the_file_and_a_broken_file_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("authority.toml");
-        let named = Membership { authority: "spiffe://a/b".parse().unwrap(), paths: vec!["h:1".parse().unwrap()] };
+        let named =
+            Membership { authority: "spiffe://a/b".parse().unwrap(), paths: vec!["h:1".parse().unwrap()] };
         let with = |membership| Enrolment { membership, file: file.clone(), ready_before: Duration::ZERO };
         assert_eq!(with(None).find(), Ok(None));
         std::fs::write(&file, "what").unwrap();

@@ -53,4 +53,3 @@ pub struct Config {
     /// The file itself.
     pub source: PathBuf,
 }
-

@@ -280,7 +280,9 @@ impl<'n> Value<'n> {
     pub fn pairs<T>(&self, max: usize, read: impl Fn(&str, &Value<'n>) -> Read<T>) -> Read<Vec<T>> {
         let DeValue::Table(entries) = self.value else {
             let got = a(self.value.type_str());
-            return Err(self.wrong(format!("must be a table of names and values `{{ name = 1 }}`, got {got}")));
+            return Err(
+                self.wrong(format!("must be a table of names and values `{{ name = 1 }}`, got {got}"))
+            );
         };
         if entries.len() > max {
             return Err(self.wrong(format!("has {} names, expected at most {max}", entries.len())));

@@ -11,8 +11,8 @@ use super::mistake::Read;
 use super::raw::{Table, Value, cut};
 use super::services::{CONNECT, IDLES, RESTS, WAITS, never_exposed};
 use crate::capture::Listen;
-use crate::identity::authority;
 use crate::device::{self, Component, Thresholds, Weights};
+use crate::identity::authority;
 use crate::model::{Authority, SpiffeId, Tier, TrustDomain};
 use crate::net::UnixMode;
 use crate::{audit, channel, console, identity, limits, policy, telemetry};
@@ -82,8 +82,10 @@ impl<'n> File<'n> {
                 _ => Ok(least),
             }
         });
-        let board_changed_max = table.get_or("board_changed_max", default.board_changed_max, |v| v.count(0..=3));
-        let drift_quiet = table.get_or("drift_quiet", default.drift_quiet, |v| v.duration(Duration::ZERO..=YEAR));
+        let board_changed_max =
+            table.get_or("board_changed_max", default.board_changed_max, |v| v.count(0..=3));
+        let drift_quiet =
+            table.get_or("drift_quiet", default.drift_quiet, |v| v.duration(Duration::ZERO..=YEAR));
         let lease = table.get_or("lease", default.lease_ttl, |v| v.duration(LEASES));
         let lease_drift = table.get_or("lease_drift", default.lease_ttl_drift, |v| v.duration(LEASES));
         let lease_drain =
@@ -91,11 +93,12 @@ impl<'n> File<'n> {
         let look_interval = table.get_or("look_interval", Duration::from_secs(60), |v| v.duration(LOOKS));
         let devices_max = table.get_or("devices_max", 65_536, |v| v.count(1..=COUNT_MAX));
         let weights = table.get_or("weights", Weights::default(), |value| {
-            value.pairs(COMPONENTS_MAX, |name, item| match Component::from_name(name) {
-                Some(component) => Ok((component, item.count::<u16>(0..=1000)?)),
-                None => Err(item.wrong(format!("`{}` is no component; see `countersign device show`", cut(name)))),
-            })
-            .map(Weights::with)
+            value
+                .pairs(COMPONENTS_MAX, |name, item| match Component::from_name(name) {
+                    Some(component) => Ok((component, item.count::<u16>(0..=1000)?)),
+                    None => Err(item.wrong("is no component; see `countersign device show`")),
+                })
+                .map(Weights::with)
         });
         table.finish();
         Ok(device::Settings {
@@ -233,9 +236,8 @@ impl<'n> File<'n> {
                 paths => Ok(paths),
             }
         });
-        let ready_before = table.get_or("ready_before", Duration::ZERO, |v| {
-            v.duration(Duration::ZERO..=authority::TTL_MAX)
-        });
+        let ready_before =
+            table.get_or("ready_before", Duration::ZERO, |v| v.duration(Duration::ZERO..=authority::TTL_MAX));
         table.finish();
         let (authority, paths) = (authority.transpose()?, paths.transpose()?);
         let membership = match (authority, paths) {

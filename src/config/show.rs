@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Config;
 use crate::capture::{Door, Listen, Mode};
-use crate::{audit, device, identity, telemetry};
+use crate::{audit, device, flow, identity, telemetry};
 
 impl Config {
     /// Every effective value as TOML; reading it again gives the same configuration.
@@ -92,7 +92,10 @@ impl Config {
                 toml.text("authority", &membership.authority);
                 toml.list("paths", &membership.paths);
             }
-            None => toml.line(format_args!("# authority: as `{}` says, if it is there", self.enrolment.file.display())),
+            None => toml.line(format_args!(
+                "# authority: as `{}` says, if it is there",
+                self.enrolment.file.display()
+            )),
         }
         toml.time("ready_before", self.enrolment.ready_before);
     }
@@ -105,6 +108,13 @@ impl Config {
             toml.text("protocol", "tcp");
             toml.time("idle_timeout", inbound.idle_timeout);
             toml.time("connect_timeout", inbound.connect_timeout);
+            toml.text(
+                "pass",
+                match inbound.pass {
+                    flow::Pass::Nothing => "nothing",
+                    flow::Pass::ProxyV2 => "proxy-v2",
+                },
+            );
         }
         for outbound in &self.flow.outbound {
             toml.header("[[outbound]]");

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::capture;
 use crate::channel::{self, Session};
 use crate::model::{
-    Authority, DeviceFacts, Direction, Facts, Reason, Risk, ServiceName, SessionFacts, SpiffeId,
-    Timestamp, Transport,
+    Authority, DeviceFacts, Direction, Facts, Reason, Risk, ServiceName, SessionFacts, SpiffeId, Timestamp,
+    Transport,
 };
 use crate::net::Answer;
 

@@ -155,7 +155,7 @@ async fn open_far(
 ) -> Result<Far, Refusal> {
     tokio::select! {
         cut = seat.until_cut() => Err(record.refusal(cut.reason).rule(cut.rule).detail(cut.detail)),
-        far = exit::open(rooms, route) => far.map_err(|e| record.refusal(e.reason).detail(e.detail)),
+        far = exit::open(rooms, route, seat) => far.map_err(|e| record.refusal(e.reason).detail(e.detail)),
     }
 }
 

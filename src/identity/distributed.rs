@@ -11,7 +11,9 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::authority::Issued;
 use super::file::{Access, FileError, Planned, read, redo, write, write_together};
-use super::load::{CRL_FILE_MAX, PEM_FILE_MAX, load_own, parse_certificates, parse_lists, roots_of, shares_a_root};
+use super::load::{
+    CRL_FILE_MAX, PEM_FILE_MAX, load_own, parse_certificates, parse_lists, roots_of, shares_a_root,
+};
 use super::own::LeafSigner;
 use super::trust::{Lists, Revocation, Stage, check_chain};
 use super::{Identity, Settings};
@@ -166,14 +168,19 @@ impl Identity {
         if now >= lists.next_update {
             return Err(bad("has expired"));
         }
-        let cas = authorities(bundle_pem, issuers_pem, now).map_err(|why| NewsError { what: "issuing CA", why })?;
+        let cas =
+            authorities(bundle_pem, issuers_pem, now).map_err(|why| NewsError { what: "issuing CA", why })?;
         let new = heads(pem).ok_or_else(|| bad("does not read"))?;
         for (der, head) in &new {
             let signed = |ca: &CertificateDer<'_>| signed_by(der, ca);
             if !cas.iter().any(signed) {
                 return Err(bad("is not signed by a CA that we trust"));
             }
-            if heads(ours).unwrap_or_default().iter().any(|(_, old)| old.issuer == head.issuer && old.is_newer(head)) {
+            if heads(ours)
+                .unwrap_or_default()
+                .iter()
+                .any(|(_, old)| old.issuer == head.issuer && old.is_newer(head))
+            {
                 return Err(bad("is older than ours"));
             }
         }
@@ -239,7 +246,8 @@ fn authorities(
     let mut all = roots.clone();
     for der in parse_certificates(issuers_pem.as_bytes()).map_err(|_| "does not read")? {
         let (_, ca) = X509Certificate::from_der(&der).map_err(|_| "does not read")?;
-        let at = x509_parser::time::ASN1Time::from_timestamp(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        let at =
+            x509_parser::time::ASN1Time::from_timestamp(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
         let good = at.is_ok_and(|at| ca.validity().is_valid_at(at));
         let below = |root: &CertificateDer<'_>| {
             X509Certificate::from_der(root).is_ok_and(|(_, root)| {
@@ -260,7 +268,8 @@ fn authorities(
 /// # Errors
 /// [`NewsError`] when one does not read or is below no root.
 pub fn issuer_keys(bundle_pem: &str, issuers_pem: &str, now: Timestamp) -> Result<Vec<Vec<u8>>, NewsError> {
-    let all = authorities(bundle_pem, issuers_pem, now).map_err(|why| NewsError { what: "issuing CA", why })?;
+    let all =
+        authorities(bundle_pem, issuers_pem, now).map_err(|why| NewsError { what: "issuing CA", why })?;
     let key = |der: &CertificateDer<'_>| {
         X509Certificate::from_der(der).map(|(_, c)| c.public_key().raw.to_vec()).unwrap_or_default()
     };

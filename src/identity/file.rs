@@ -231,8 +231,11 @@ mod tests {
         let (a, b, c) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
         let journal = dir.path().join("journal");
         std::fs::write(&c, "to go").unwrap();
-        let files =
-            [Planned::file(a.clone(), "1", Access::Owner), Planned::file(b.clone(), "2", Access::Everybody), Planned::gone(c.clone())];
+        let files = [
+            Planned::file(a.clone(), "1", Access::Owner),
+            Planned::file(b.clone(), "2", Access::Everybody),
+            Planned::gone(c.clone()),
+        ];
         // The crash: the journal stands, the first file is written, the others are not.
         write(&journal, &serde_json::to_vec(&files).unwrap(), Access::Owner).unwrap();
         write(&a, b"1", Access::Owner).unwrap();

@@ -15,8 +15,8 @@ use super::load::{load_lists, load_own};
 use super::material::{Material, Own, Shared};
 use super::peer::{PeerIdentity, peer};
 use super::problem::{LoadError, Problem};
-use super::trust::{Lists, Revocation, Stage, check_chain};
 use super::svid::Svid;
+use super::trust::{Lists, Revocation, Stage, check_chain};
 use super::verify::{Door, check_leaf};
 use super::{Settings, provider};
 use crate::model::{Reason, Sign, SignError, SpiffeId, Timestamp};
@@ -144,7 +144,8 @@ impl Identity {
     /// TLS 1.3 for dialling the device `expected`: any other is refused. Give it [`server_name`].
     pub fn client_config(&self, expected: &SpiffeId, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         let mut config = self.inner.client.clone();
-        let door = Door { shared: Arc::clone(&self.inner.shared), expected: Some(expected.clone()), own: None };
+        let door =
+            Door { shared: Arc::clone(&self.inner.shared), expected: Some(expected.clone()), own: None };
         config.dangerous().set_certificate_verifier(Arc::new(door));
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         Arc::new(config)
@@ -201,7 +202,8 @@ impl Identity {
     /// The [`Reason`] when the chain is not trusted now.
     pub fn issuer_of(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Box<[u8]>, Reason> {
         let material = self.inner.shared.material.load();
-        check_chain(&material.own.roots, &material.revocation, chain, now, Stage::Living).map_err(|e| e.reason())
+        check_chain(&material.own.roots, &material.revocation, chain, now, Stage::Living)
+            .map_err(|e| e.reason())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

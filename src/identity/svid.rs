@@ -11,6 +11,8 @@ use crate::model::{SpiffeId, SpiffeIdError, Timestamp};
 pub struct Svid {
     /// The one URI SAN.
     pub id: SpiffeId,
+    /// The first common name of its subject, when it is text; a name for people, never who it is.
+    pub common_name: Option<Box<str>>,
     /// The serial number, big-endian, without leading zeros.
     pub serial: Box<[u8]>,
     /// Valid from.
@@ -51,8 +53,10 @@ pub fn svid(leaf_der: &[u8]) -> Result<Svid, SvidError> {
     check_extensions(&certificate)?;
     let serial = certificate.raw_serial();
     let zeros = serial.iter().take_while(|b| **b == 0).count();
+    let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     Ok(Svid {
         id: only_id(&certificate)?,
+        common_name: common_name.map(Box::from),
         serial: serial.get(zeros..).unwrap_or_default().into(),
         not_before: Timestamp::from_secs(certificate.validity().not_before.timestamp()),
         not_after: Timestamp::from_secs(certificate.validity().not_after.timestamp()),

@@ -124,6 +124,7 @@ pub fn retry_after(reason: Reason) -> Option<Duration> {
         Reason::KnockLimited | Reason::RateLimited => Some(RETRY_RATE),
         Reason::AdminLimited
         | Reason::DescriptorsExhausted
+        | Reason::ErrandsLimited
         | Reason::FlowsExhausted
         | Reason::FlowsLimited
         | Reason::HandshakesLimited

@@ -84,6 +84,10 @@ reasons! {
     CrlUnavailable "crl_unavailable" 503 "proxy_configuration_error"
         "the configured revocation list is missing, broken or expired"
         "publish a fresh CRL: `countersign ca crl`";
+    /// No key exchange group is known to both ends.
+    KeyExchangeRefused "key_exchange_refused" 502 "tls_protocol_error"
+        "the peer and this sidecar have no key exchange group in common"
+        "compare `[channel] pq` on both sides: `require` refuses peers without X25519MLKEM768";
     /// Any other handshake failure.
     TlsFailed "tls_failed" 502 "tls_protocol_error"
         "the TLS handshake failed"

@@ -83,8 +83,10 @@ impl Pool {
     ) -> Result<(Bytes, Arc<Session>), ErrandError> {
         let peer = self.peer(peer, paths);
         self.refresh_names(&peer);
-        let connection =
-            self.connection(&peer).await.map_err(|e| ErrandError::Gone { reason: e.reason, detail: e.to_string() })?;
+        let connection = self
+            .connection(&peer)
+            .await
+            .map_err(|e| ErrandError::Gone { reason: e.reason, detail: e.to_string() })?;
         // An errand may wait for long: a connection that has one is not idle.
         let _place = connection.place().ok();
         let answer = connection.post(name, body, answer_max, timeout).await;
@@ -199,7 +201,9 @@ impl Pool {
     fn refresh_names(&self, peer: &Arc<Peer>) {
         let now = Instant::now();
         let mut state = peer.lock();
-        let due = state.resolved.is_none_or(|at| now.duration_since(at) >= self.0.dialler.settings.resolve_interval);
+        let due = state
+            .resolved
+            .is_none_or(|at| now.duration_since(at) >= self.0.dialler.settings.resolve_interval);
         if !due || state.resolving || !peer.paths.iter().any(|p| matches!(p.host, Host::Name(_))) {
             return;
         }

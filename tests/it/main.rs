@@ -11,6 +11,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attested;
 mod bounds;
 mod carried;
 mod doors;

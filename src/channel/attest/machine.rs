@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::device::{
-    self, Anchor, Appraisal, Claims, Fingerprint, History, RECORD_LEN_MAX, Record, Salt, SaltError,
-    Settings, SignedRecord, SysrootError, Verdict, appraise, verify_p256,
+    self, Anchor, Appraisal, Claims, Fingerprint, History, RECORD_LEN_MAX, Record, Salt, SaltError, Settings,
+    SignedRecord, SysrootError, Verdict, appraise, verify_p256,
 };
 use crate::identity::{FileError, Identity, read_file};
 use crate::model::{DeviceFacts, Score, Tier, Timestamp};
@@ -143,7 +143,8 @@ impl Machine {
 
 /// The salt of this machine's fingerprint. One that was never enrolled gets a salt that lasts as long as the process.
 pub(super) fn salt(settings: &Settings) -> Result<Salt, AttestError> {
-    let missing = |e: &SaltError| matches!(e, SaltError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
+    let missing =
+        |e: &SaltError| matches!(e, SaltError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound);
     match Salt::load(&settings.salt) {
         Ok(salt) => Ok(salt),
         Err(e) if missing(&e) => match record_text(settings)? {

@@ -93,7 +93,11 @@ impl Memory {
     }
 
     /// Whoever proves us to this device does so one at a time.
-    pub(super) fn turn(&mut self, id: &SpiffeId, now: Timestamp) -> Result<Arc<tokio::sync::Mutex<()>>, Reason> {
+    pub(super) fn turn(
+        &mut self,
+        id: &SpiffeId,
+        now: Timestamp,
+    ) -> Result<Arc<tokio::sync::Mutex<()>>, Reason> {
         Ok(Arc::clone(&self.meet(id, now)?.turn))
     }
 
@@ -119,7 +123,12 @@ impl Memory {
     }
 
     /// What we are to show this device as `own`.
-    pub(super) fn token(&mut self, id: &SpiffeId, own: Role, now: Timestamp) -> Result<Option<[u8; 32]>, Reason> {
+    pub(super) fn token(
+        &mut self,
+        id: &SpiffeId,
+        own: Role,
+        now: Timestamp,
+    ) -> Result<Option<[u8; 32]>, Reason> {
         Ok(*self.meet(id, now)?.token(own))
     }
 
@@ -159,7 +168,13 @@ mod tests {
         Timestamp::from_secs(second)
     }
 
-    fn show(memory: &mut Memory, name: &str, token: Option<[u8; 32]>, next: u8, second: i64) -> Result<Generation, Reason> {
+    fn show(
+        memory: &mut Memory,
+        name: &str,
+        token: Option<[u8; 32]>,
+        next: u8,
+        second: i64,
+    ) -> Result<Generation, Reason> {
         let arrival = Arrival { token, boot: [1; 16], renews: None };
         memory.show(&id(name), Role::Client, &arrival, &[next; 32], at(second))
     }

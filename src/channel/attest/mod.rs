@@ -7,7 +7,7 @@ mod machine;
 mod memory;
 mod prove;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod verify;
 
 use std::sync::{Arc, Mutex, PoisonError};

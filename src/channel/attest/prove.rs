@@ -31,8 +31,10 @@ impl Attester {
         let now = Timestamp::now();
         let next = fresh()?;
         let nonce = fresh()?;
-        let message = Message { nonce: Some(nonce), continuity_next: Some(next), ..self.message(session, now)? };
-        let body = message.to_bytes().map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() })?;
+        let message =
+            Message { nonce: Some(nonce), continuity_next: Some(next), ..self.message(session, now)? };
+        let body =
+            message.to_bytes().map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() })?;
         session.hand_out(nonce);
         let answered = errand::run(send, EVIDENCE_ERRAND, body.into(), MESSAGE_LEN_MAX, timeout).await;
         let now = Timestamp::now();
@@ -105,9 +107,10 @@ impl From<ErrandError> for AttestRefused {
     fn from(error: ErrandError) -> Self {
         let detail = error.to_string();
         let reason = match error {
-            ErrandError::Refused { reason: Some(reason @ (Reason::ErrandsLimited | Reason::AuditUnavailable)), .. } => {
-                reason
-            }
+            ErrandError::Refused {
+                reason: Some(reason @ (Reason::ErrandsLimited | Reason::AuditUnavailable)),
+                ..
+            } => reason,
             ErrandError::Refused { .. } => Reason::PeerRefused,
             ErrandError::Timeout => Reason::ConnectTimeout,
             ErrandError::TooLarge { .. } => Reason::EvidenceMalformed,

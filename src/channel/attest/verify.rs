@@ -2,7 +2,8 @@
 
 use crate::channel::session::{Session, Standing};
 use crate::device::{
-    self, Anchor, Answer, Appraisal, Arrival, Claims, Message, Record, SignedRecord, Verdict, appraise, verify_p256,
+    self, Anchor, Answer, Appraisal, Arrival, Claims, Message, Record, SignedRecord, Verdict, appraise,
+    verify_p256,
 };
 use crate::identity::PeerIdentity;
 use crate::model::{DecisionId, Reason, Refusal, Score, Tier, Timestamp};
@@ -27,7 +28,8 @@ impl Attester {
     /// # Errors
     /// [`Refusal`] under the id that the audit has; the session is then worth nothing more.
     pub fn answer(&self, session: &Session, body: &[u8], now: Timestamp) -> Result<Vec<u8>, Refusal> {
-        let read = Message::read(body).map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() });
+        let read =
+            Message::read(body).map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() });
         read.and_then(|message| self.reply(session, &message, now)).map_err(|e| {
             let id = self.refused(session, &e, now);
             Refusal::new(id, e.reason).detail(e.detail)
@@ -50,7 +52,8 @@ impl Attester {
         };
         let message = Message { nonce: Some(nonce), continuity_next: Some(next), ..own };
         let answer = Answer { message, verdict, tier, score, lease_ttl_s: ttl };
-        let bytes = answer.to_bytes().map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() })?;
+        let bytes =
+            answer.to_bytes().map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() })?;
         session.hand_out(nonce);
         Ok(bytes)
     }
@@ -120,7 +123,8 @@ impl Attester {
             };
         };
         let record = self.record(session, text, renewed.as_ref(), now)?;
-        let (standing, appraisal) = self.lease(session, message, &claims, &record, renewed.as_ref(), next, now)?;
+        let (standing, appraisal) =
+            self.lease(session, message, &claims, &record, renewed.as_ref(), next, now)?;
         Ok(Outcome { standing, appraisal: Some(appraisal), renewed })
     }
 
@@ -182,8 +186,7 @@ impl Attester {
             Standing::Exempt | Standing::Unproven(_) => None,
         };
         let arrival = Arrival { token: message.continuity, boot: claims.boot, renews };
-        let generation =
-            self.memory().show(id, prover(session), &arrival, next, now).map_err(plain)?;
+        let generation = self.memory().show(id, prover(session), &arrival, next, now).map_err(plain)?;
         if appraisal.verdict == Verdict::Drift {
             self.memory().drifted(id, now).map_err(plain)?;
         }

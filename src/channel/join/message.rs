@@ -372,7 +372,12 @@ mod tests {
     }
 
     fn recovery() -> RecoverAsk {
-        RecoverAsk { chain: vec![vec![1; 500]; 2], csr: vec![2; 300], signature: vec![3; 72], record: "r".into() }
+        RecoverAsk {
+            chain: vec![vec![1; 500]; 2],
+            csr: vec![2; 300],
+            signature: vec![3; 72],
+            record: "r".into(),
+        }
     }
 
     fn refused(request: &JoinRequest) -> MessageError {
@@ -460,8 +465,13 @@ mod tests {
             change(&mut ask);
             JoinRequest::Recover(Box::new(ask))
         };
-        assert!(JoinRequest::decode(&with(&|a| a.chain = vec![vec![0; 1]; RECOVER_CHAIN_MAX]).encode()).is_ok());
-        assert_eq!(refused(&with(&|a| a.chain = vec![vec![0; 1]; RECOVER_CHAIN_MAX + 1])), MessageError::Field(1));
+        assert!(
+            JoinRequest::decode(&with(&|a| a.chain = vec![vec![0; 1]; RECOVER_CHAIN_MAX]).encode()).is_ok()
+        );
+        assert_eq!(
+            refused(&with(&|a| a.chain = vec![vec![0; 1]; RECOVER_CHAIN_MAX + 1])),
+            MessageError::Field(1)
+        );
         assert_eq!(refused(&with(&|a| a.chain = vec![])), MessageError::Field(1));
         assert_eq!(refused(&with(&|a| a.chain = vec![vec![0; LEAF_LEN_MAX + 1]])), MessageError::Field(1));
         assert_eq!(refused(&with(&|a| a.csr = vec![0; CSR_LEN_MAX + 1])), MessageError::Field(2));

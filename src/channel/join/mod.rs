@@ -26,11 +26,11 @@ mod tests;
 pub use call::{JoinError, JoinOutcome, join, recover};
 pub use door::{Clerk, JOINS_MAX, JoinDoor};
 pub(super) use door::{Shaken, serve, shake};
-pub(super) use message::{Fields, bytes, map};
 pub use message::{
     ALPN_JOIN, AskMessage, Baseline, COMPONENTS_MAX, Facts, JoinReply, JoinRequest, MESSAGE_LEN_MAX,
     MessageError, VALUES_MAX,
 };
+pub(super) use message::{Fields, bytes, map};
 
 /// Label of the exporter that proofs and acknowledgements cover (RFC 8446 §7.5).
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-countersign-join";

@@ -69,6 +69,16 @@ impl Keeper for Ear {
         *self.arrived.lock().unwrap() += 1;
         drop(arrival);
     }
+
+    fn errand(
+        &self,
+        _: Arc<crate::channel::Session>,
+        _: &str,
+        _: Result<bytes::Bytes, Reason>,
+    ) -> BoxFuture<Result<bytes::Bytes, Refusal>> {
+        let id = DecisionId::new(Timestamp::now(), [0; 10]);
+        Box::pin(std::future::ready(Err(Refusal::new(id, Reason::ErrandUnknown))))
+    }
 }
 
 /// The clerk of tests: the CA alone, nothing written down.
@@ -148,8 +158,10 @@ impl Scene {
             let config = identity.joining_server(roots, ALPN_JOIN).unwrap();
             JoinDoor::new(config, Arc::new(Desk { settings, own: id("authority"), gate }))
         });
+        let attester = crate::channel::attest::tests::plain_attester(&identity, world.dir.path());
         let door = PeersDoor {
             identity,
+            attester,
             settings: settings(),
             sessions: Sessions::default(),
             keeper: ear.clone(),

@@ -104,7 +104,8 @@ impl CrlFile {
         let (mut issuing, mut others) = (vec![None; cas.len()], Vec::new());
         for der in CertificateRevocationListDer::pem_slice_iter(&bytes) {
             let der = der.map_err(|_| broken())?;
-            let found = cas.iter().zip(&mut issuing).find_map(|(ca, slot)| Some((CrlState::read(&der, ca)?, slot)));
+            let found =
+                cas.iter().zip(&mut issuing).find_map(|(ca, slot)| Some((CrlState::read(&der, ca)?, slot)));
             match found {
                 Some((state, slot @ None)) => *slot = Some(state),
                 Some((_, Some(_))) => return Err(broken()),

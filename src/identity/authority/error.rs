@@ -66,7 +66,10 @@ pub enum AuthorityError {
         trust_domain: TrustDomain,
     },
     /// As many earlier issuing CAs as may be kept.
-    #[error("{count} earlier issuing CAs are kept, expected fewer than {}: `countersign ca retire` first", super::rotate::GENERATIONS_MAX)]
+    #[error(
+        "{count} earlier issuing CAs are kept, expected fewer than {}: `countersign ca retire` first",
+        super::rotate::GENERATIONS_MAX
+    )]
     Generations {
         /// How many.
         count: usize,

@@ -10,8 +10,8 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, S
 use super::super::file::read;
 use super::super::load::{CRL_FILE_MAX, PEM_FILE_MAX};
 use super::{
-    AuthorityError, BUNDLE_PEM, CRL_PEM, DAY, Entry, Folder, date, earlier, generate_key, issuing_chain, ledger,
-    name, random_serial,
+    AuthorityError, BUNDLE_PEM, CRL_PEM, DAY, Entry, Folder, date, earlier, generate_key, issuing_chain,
+    ledger, name, random_serial,
 };
 use crate::model::{DeviceName, SpiffeId, Timestamp, TrustDomain};
 

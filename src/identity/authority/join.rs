@@ -327,8 +327,7 @@ pub fn admit(
     now: Timestamp,
 ) -> Result<Admitted, JoinRefused> {
     let folder = Folder::open_patiently(&settings.ca)?;
-    let facts =
-        Own { id: own.clone(), root_pins: invites::root_pins(&folder)?, approval: settings.approval };
+    let facts = Own { id: own.clone(), root_pins: invites::root_pins(&folder)?, approval: settings.approval };
     let invite = invites::find(&folder, ask.token)?;
     let step = decide(&facts, invite.as_ref(), ask, now)?;
     let Some(mut invite) = invite else {

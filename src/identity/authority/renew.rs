@@ -14,7 +14,9 @@ use super::super::load::{PEM_FILE_MAX, parse_certificates, roots_of};
 use super::super::svid::{Svid, svid};
 use super::super::trust::{Revocation, Stage, check_chain};
 use super::crl::CrlFile;
-use super::join::{Csr, Granted, JoinRefused, Settings, check_csr, fingerprint_extension, read_text, sign_leaf};
+use super::join::{
+    Csr, Granted, JoinRefused, Settings, check_csr, fingerprint_extension, read_text, sign_leaf,
+};
 use super::{AuthorityError, BUNDLE_PEM, CRL_PEM, Folder, ledger};
 use crate::identity::load::CRL_FILE_MAX;
 use crate::model::{DeviceName, Reason, Sign, SpiffeId, Tier, Timestamp};

@@ -149,7 +149,8 @@ pub fn retire(dir: &Path, now: Timestamp) -> Result<Retired, AuthorityError> {
         }
     }
     let names: Vec<_> = dropped.iter().map(|der| subject(der)).collect();
-    let living: Vec<_> = folder.issuing_cas(now)?.into_iter().filter(|ca| !names.contains(&ca.facts.subject)).collect();
+    let living: Vec<_> =
+        folder.issuing_cas(now)?.into_iter().filter(|ca| !names.contains(&ca.facts.subject)).collect();
     let mut lists = CrlFile::read(&folder, &living)?;
     lists.others.retain(|der| !names.contains(&issuer_of_list(der)));
     let (crl, _) = lists.sign(&living, now, now.plus(CRL_TTL_DEFAULT))?;
@@ -217,12 +218,17 @@ fn generations_in(dir: &Path) -> Result<Vec<String>, AuthorityError> {
 }
 
 /// The issuing CA in force, and the root in force, as they go into the next generation.
-fn set_aside(folder: &Folder, generations: &[String], now: Timestamp) -> Result<Vec<Planned>, AuthorityError> {
+fn set_aside(
+    folder: &Folder,
+    generations: &[String],
+    now: Timestamp,
+) -> Result<Vec<Planned>, AuthorityError> {
     let generation = next(generations);
     make_dir(&folder.file(&generation))?;
     let place = |file: &str| folder.file(&format!("{generation}/{file}"));
     let key = read_secret(&folder.file(ISSUING_KEY), PEM_FILE_MAX)?;
-    let key = String::from_utf8(key).map_err(|_| AuthorityError::Broken { path: folder.file(ISSUING_KEY) })?;
+    let key =
+        String::from_utf8(key).map_err(|_| AuthorityError::Broken { path: folder.file(ISSUING_KEY) })?;
     Ok(vec![
         Planned::file(place(UNTIL), format!("{}\n", last_end(folder, now)?.as_secs()), Access::Everybody),
         Planned::file(place(ISSUING_PEM), text(folder, ISSUING_PEM)?, Access::Everybody),
