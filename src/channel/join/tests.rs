@@ -18,6 +18,7 @@ use crate::channel::{self, Arrival, Keeper, PeersDoor, Sessions};
 use crate::identity::authority::{
     self, Admitted, Approval, Ask, Granted, InviteRequest, JoinRefused, Settings, Token,
 };
+use crate::identity::testing::Book;
 use crate::identity::testing::{HOUR, World, id, nameless_client, raw_client};
 use crate::identity::{self, Enrolment, Joined};
 use crate::model::{DecisionId, Reason, Refusal, SpiffeId, Tier, Timestamp};
@@ -153,6 +154,7 @@ impl Scene {
                 leaf_ttl: HOUR,
                 crl_ttl: HOUR,
                 record_ttl: HOUR,
+                recover_grace: authority::RECOVER_GRACE_DEFAULT,
             };
             let roots = authority::roots(&world.ca(), world.now).unwrap();
             let config = identity.joining_server(roots, ALPN_JOIN).unwrap();
