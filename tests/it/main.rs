@@ -17,6 +17,7 @@ mod carried;
 mod distribution;
 mod doors;
 mod life;
+mod load;
 mod peers;
 mod recover;
 mod reload;

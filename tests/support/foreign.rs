@@ -75,6 +75,25 @@ pub fn haproxy_told() -> Foreign {
     Foreign::start(command, addr, dir)
 }
 
+/// An echo service in a process of its own: it has its own descriptors.
+pub fn echo_apart() -> Foreign {
+    let (dir, addr) = (tempfile::tempdir().unwrap(), free_addr());
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/python"));
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/echo.py"));
+    command.arg(addr.ip().to_string()).arg(addr.port().to_string());
+    Foreign::start(command, addr, dir)
+}
+
+/// Envoy with this configuration, one of whose listeners is at `addr`; from PyPI, where `.ci/peers` put it.
+pub fn envoy(config: &str, addr: SocketAddr) -> Foreign {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("envoy.yaml"), config).unwrap();
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/envoy"));
+    command.current_dir(dir.path()).args(["-c", "envoy.yaml", "-l", "error", "--concurrency", "1"]);
+    command.arg("--disable-hot-restart");
+    Foreign::start(command, addr, dir)
+}
+
 /// PostgreSQL with a fresh cluster; user `postgres`, no password.
 pub fn postgres() -> Foreign {
     let (dir, addr) = (tempfile::tempdir().unwrap(), free_addr());

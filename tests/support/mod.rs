@@ -9,7 +9,7 @@ mod sidecar;
 
 pub use client::{Client, Credentials, H2Client};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
-pub use foreign::{Foreign, haproxy_told, nginx, nginx_told, postgres};
+pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
 pub use joined::Fleet;
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};

@@ -106,3 +106,10 @@ async fn a_stream_of_one_byte_frames_costs_what_its_bytes_cost_and_harms_no_othe
     assert!(abused["sent"].as_u64().unwrap() > 10_000, "{abused}");
     assert!(server.resident_kib() < 64 * 1024, "{} KiB", server.resident_kib());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs python h2: run `just test-peers`"]
+async fn a_stream_of_empty_frames_ends_its_own_connection_and_no_other() {
+    let (abused, _server) = abuse("empty-data").await;
+    assert_eq!(abused["ended"], "ENHANCE_YOUR_CALM");
+}
