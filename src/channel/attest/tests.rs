@@ -232,6 +232,21 @@ fn two_enrolled_devices_prove_themselves_to_each_other_and_again() {
 }
 
 #[test]
+fn several_sessions_of_two_devices_go_on_side_by_side() {
+    let world = World::new();
+    let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
+    let (first, second) = (meet(&a, &b), meet(&a, &b));
+    for meeting in [&first, &second, &first, &second] {
+        exchange(&a, &b, meeting).unwrap();
+    }
+    for (device, session) in
+        [(&a, &first.client), (&b, &first.server), (&a, &second.client), (&b, &second.server)]
+    {
+        assert_eq!(device.attester.check(session, Timestamp::now()), Ok(()));
+    }
+}
+
+#[test]
 fn who_has_no_record_is_tier_0_where_that_will_do() {
     let world = World::new();
     let (a, mut b) = (unenrolled(&world, "a", 1), unenrolled(&world, "b", 2));
