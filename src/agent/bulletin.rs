@@ -226,7 +226,17 @@ fn refresh(desk: &Desk, now: Timestamp) {
 struct Reader {
     settings: Settings,
     seen: Vec<Stamp>,
-    records: HashMap<PathBuf, (Stamp, Option<Barred>, Option<(SpiffeId, u64)>)>,
+    /// The keys that the records were held against.
+    keys: Vec<Vec<u8>>,
+    records: HashMap<PathBuf, Row>,
+}
+
+/// What a record's file said when it was read.
+struct Row {
+    stamp: Stamp,
+    /// Whose it is, and its version; `None` when nobody would believe it.
+    version: Option<(SpiffeId, u64)>,
+    barred: Option<Barred>,
 }
 
 /// Tells whether a file or a folder is the same as before.
@@ -234,7 +244,7 @@ type Stamp = Option<(u64, Option<SystemTime>, u64)>;
 
 impl Reader {
     fn new(settings: Settings) -> Self {
-        Self { settings, seen: Vec::new(), records: HashMap::new() }
+        Self { settings, seen: Vec::new(), keys: Vec::new(), records: HashMap::new() }
     }
 
     /// Whether anything is another than when it was read last.
@@ -260,8 +270,12 @@ impl Reader {
         let issuers = authority::issuers(ca, now).map_err(|e| e.to_string())?;
         let keys =
             issuer_keys(&String::from_utf8_lossy(&bundle), &issuers, now).map_err(|e| e.to_string())?;
+        if keys != self.keys {
+            self.keys.clone_from(&keys);
+            self.records.clear();
+        }
         self.read_records(&keys)?;
-        let mut barred: Vec<_> = self.records.values().filter_map(|(_, barred, _)| barred.clone()).collect();
+        let mut barred: Vec<_> = self.records.values().filter_map(|row| row.barred.clone()).collect();
         barred.sort_by(|a, b| a.id.cmp(&b.id));
         barred.dedup_by(|a, b| a.id == b.id);
         let standings = Standings(barred).to_text();
@@ -278,7 +292,7 @@ impl Reader {
             issuers: issuers.into(),
             standings: standings.into(),
             digests,
-            versions: self.records.values().filter_map(|(_, _, version)| version.clone()).collect(),
+            versions: self.records.values().filter_map(|row| row.version.clone()).collect(),
         })
     }
 
@@ -303,7 +317,7 @@ impl Reader {
             }
             let stamp = stamp(&path);
             let row = match self.records.remove(&path) {
-                Some(row) if row.0 == stamp => row,
+                Some(row) if row.stamp == stamp => row,
                 _ => read_record(&path, stamp, keys),
             };
             found.insert(path, row);
@@ -313,27 +327,22 @@ impl Reader {
     }
 }
 
-fn read_record(
-    path: &Path,
-    stamp: Stamp,
-    keys: &[Vec<u8>],
-) -> (Stamp, Option<Barred>, Option<(SpiffeId, u64)>) {
+fn read_record(path: &Path, stamp: Stamp, keys: &[Vec<u8>]) -> Row {
     let record = match open_by_keys(path, keys) {
-        Ok(Some(record)) => record,
-        // Of a CA that is gone, or damaged: nobody would believe it.
-        Ok(None) => return (stamp, None, None),
+        Ok(record) => record,
         Err(e) => {
             tracing::error!("a device record cannot be used: {e}");
-            return (stamp, None, None);
+            None
         }
     };
+    let Some(record) = record else { return Row { stamp, version: None, barred: None } };
     let version = Some((record.id.clone(), record.version));
     let barred = (record.status != Status::Active).then(|| Barred {
         id: record.id.clone(),
         version: record.version,
         status: record.status,
     });
-    (stamp, barred, version)
+    Row { stamp, version, barred }
 }
 
 fn stamp(path: &Path) -> Stamp {

@@ -126,7 +126,7 @@ pub fn set_status(
     now: Timestamp,
 ) -> Result<Option<Changed>, RecordsError> {
     let path = file(records, name.as_str());
-    let changed = authority::with_issuing_keys(ca, now, |signers| {
+    authority::with_issuing_keys(ca, now, |signers| {
         let Some((last, by)) = last(&path, signers)? else { return Ok(None) };
         if last.status == Status::Revoked && status != Status::Revoked {
             return Err(RecordsError::Revoked { name: name.clone() });
@@ -145,8 +145,7 @@ pub fn set_status(
         let signed = record.to_signed(*signer).map_err(broken)?;
         write_file(&path, signed.text.as_bytes())?;
         Ok(Some(Changed { path: path.clone(), was, version: record.version }))
-    })?;
-    changed
+    })?
 }
 
 /// A record's change of status.

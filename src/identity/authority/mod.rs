@@ -24,7 +24,11 @@ mod join;
 mod join_tests;
 mod ledger;
 mod renew;
+#[cfg(test)]
+mod renew_tests;
 mod rotate;
+#[cfg(test)]
+mod rotate_tests;
 mod show;
 mod token;
 
