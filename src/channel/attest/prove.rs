@@ -29,10 +29,9 @@ impl Attester {
         let turn = self.memory().turn(session.peer.id(), Timestamp::now()).map_err(plain)?;
         let _turn = turn.lock().await;
         let now = Timestamp::now();
-        let next = fresh()?;
-        let nonce = fresh()?;
-        let message =
-            Message { nonce: Some(nonce), continuity_next: Some(next), ..self.message(session, now)? };
+        let (next, nonce) = (fresh()?, fresh()?);
+        let continuity_next = self.memory().for_server(session.peer.id(), now).map_err(plain)?;
+        let message = Message { nonce: Some(nonce), continuity_next, ..self.message(session, now)? };
         let body =
             message.to_bytes().map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() })?;
         session.hand_out(nonce);

@@ -42,9 +42,8 @@ impl Attester {
         self.write_down(session, &outcome, now)?;
         // Fresher than the exporter, and it is there.
         session.was_handed(message.nonce);
-        // What was handed to us before: the client knows nothing yet of what it hands us now.
-        let own = self.message(session, now)?;
         self.memory().was_handed(session.peer.id(), session.role, message.continuity_next, now);
+        let own = self.message(session, now)?;
         let (verdict, tier, score, ttl) = match outcome.standing {
             Standing::Leased { lease, verdict, .. } => {
                 (verdict, lease.tier, lease.score, u32::try_from(lease.ttl.as_secs()).unwrap_or(u32::MAX))
