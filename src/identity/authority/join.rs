@@ -417,6 +417,20 @@ pub fn roots(
     folder.roots()
 }
 
+/// [`with_issuing_keys`] with the one in force alone.
+///
+/// # Errors
+/// [`AuthorityError`] when the CA cannot sign now; otherwise what `work` returns.
+pub fn with_issuing_key<T>(
+    dir: &Path,
+    now: Timestamp,
+    work: impl FnOnce(&dyn Sign) -> T,
+) -> Result<T, AuthorityError> {
+    let folder = Folder::open_patiently(dir)?;
+    let ca = folder.issuing(now)?;
+    Ok(work(&ca.signer()))
+}
+
 /// Does something with the keys of the issuing CAs, the one in force first: device records are signed with them.
 ///
 /// # Errors
