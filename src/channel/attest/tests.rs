@@ -452,6 +452,18 @@ fn a_leaf_renewed_while_the_session_lives_is_proven_on_it_both_ways() {
 }
 
 #[test]
+fn a_leaf_that_was_renewed_a_moment_ago_comes_with_the_record_that_was_renewed_with_it() {
+    let world = World::new();
+    let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
+    for version in [2, 3] {
+        world.issue("a");
+        a.identity.reload(Timestamp::now()).unwrap();
+        enrol(&world, &a, version, |_| {});
+        exchange(&a, &b, &meet(&a, &b)).unwrap();
+    }
+}
+
+#[test]
 fn a_new_leaf_that_is_not_proven_is_refused() {
     let world = World::new();
     let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
