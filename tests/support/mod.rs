@@ -4,6 +4,7 @@ mod client;
 mod enrolled;
 mod evidence;
 mod foreign;
+mod joined;
 mod service;
 mod sidecar;
 
@@ -11,6 +12,7 @@ pub use client::{Client, Credentials, H2Client};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
 pub use evidence::{Key, claims};
 pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
+pub use joined::Fleet;
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};
 
