@@ -7,6 +7,7 @@ pub mod demo;
 pub mod device;
 pub mod device_queue;
 mod device_show;
+pub mod doctor;
 pub mod join;
 pub mod policy;
 pub mod run;
@@ -46,6 +47,8 @@ enum Command {
     /// Read and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Check what a sidecar stands on: dates, disk, names, peers, authority
+    Doctor(doctor::DoctorArgs),
     /// Show what a running sidecar is and does
     Status(status::StatusArgs),
     /// Have a running sidecar read its policy and certificates again
@@ -69,6 +72,7 @@ pub fn main() -> ExitCode {
             done.map_or(ExitCode::FAILURE, ExitCode::from)
         }
         Command::Audit(args) => audit::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),
         Command::Drain(args) => status::drain(&args),
