@@ -78,6 +78,12 @@ pub(super) async fn all(stage: &mut Stage, tell: impl Fn(&Report)) -> Vec<Report
     scene!("joining token used a second time", "refused: join_token_spent", token_again(stage));
     scene!("device record of an older version", "403: record_rolled_back", rolled_back(stage));
     scene!("lease that nobody renews", "cut within 5 s of its end: lease_expired", lease_over(stage));
+    scene!(
+        "device revoked at the authority",
+        "cut on another host within 5 s: certificate_revoked",
+        revoked_afar(stage)
+    );
+    scene!("expired device", "recovers by itself and is served", expired_recovers(stage));
     scene!("handshake flood from one source", "flood refused, honest peer served", flood(stage));
     scene!("one byte of the audit log flipped", "verify names the entry", byte_flipped(stage));
     scene!("newest audit entries cut off", "the sidecar refuses to start", entries_cut(stage));
@@ -283,6 +289,50 @@ async fn lease_over(stage: &Stage) -> Scene {
     let pass = heard && ended && late <= Duration::from_secs(5) && reason == "lease_expired";
     let got = if ended { format!("cut {} ms after its end", late.as_millis()) } else { "not cut".into() };
     Ok(Seen { got, reason, pass })
+}
+
+/// Revoked at the authority, by a command; its flow lives at server-1, which hears of it.
+async fn revoked_afar(stage: &Stage) -> Scene {
+    stage.enrol("phone-1", "phone").await?;
+    let (mut phone, app) = stage.visitor("phone-1", "phone").await?;
+    let mut flow = TcpStream::connect(app).await.map_err(|e| e.to_string())?;
+    echo(&mut flow).await?;
+    let before = entries(&stage.server.audit()).len();
+    let revoked = stage::own_binary()?
+        .args(["device", "revoke", "phone-1", "--ca"])
+        .arg(stage.dir.join("ca"))
+        .arg("--records")
+        .arg(stage.dir.join("devices"))
+        .output()
+        .await
+        .map_err(|e| e.to_string())?;
+    if !revoked.status.success() {
+        return Err(format!("not revoked: {}", String::from_utf8_lossy(&revoked.stderr)));
+    }
+    let cut = until_broken(&mut flow, Duration::from_secs(10)).await;
+    let reason = closing(stage, before, "certificate_revoked").await;
+    phone.stop().await?;
+    let pass = cut.is_some_and(|t| t <= Duration::from_secs(5)) && reason == "certificate_revoked";
+    Ok(Seen { got: cut_words(cut), reason, pass })
+}
+
+/// It slept through the end of its certificate; its sidecar asks the authority for another when it starts.
+async fn expired_recovers(stage: &Stage) -> Scene {
+    stage.enrol_expired("sleeper-1", "sleeper")?;
+    let (mut sleeper, app) = stage.visitor("sleeper-1", "sleeper").await?;
+    let mut flow = TcpStream::connect(app).await.map_err(|e| e.to_string())?;
+    let served = echo(&mut flow).await.is_ok();
+    drop(flow);
+    sleeper.stop().await?;
+    let recovered = entries(&stage.authority.audit())
+        .iter()
+        .any(|e| text(e, "detail").is_some_and(|d| d.starts_with("recovery, issued: ")));
+    let got = match (recovered, served) {
+        (true, true) => "recovered, and served",
+        (true, false) => "recovered, but NOT served",
+        (false, _) => "NOT recovered",
+    };
+    Ok(Seen { got: got.into(), reason: String::new(), pass: recovered && served })
 }
 
 async fn flood(stage: &Stage) -> Scene {

@@ -13,9 +13,9 @@ use super::intruder::Credentials;
 use super::service::Service;
 use super::thief::Device;
 use crate::console;
-use crate::device::demo_machine;
+use crate::device::{self, Record, Salt, Status, demo_machine};
 use crate::identity::{self, authority};
-use crate::model::{DeviceName, SpiffeId, Timestamp, TrustDomain};
+use crate::model::{DeviceName, SpiffeId, Tier, Timestamp, TrustDomain};
 
 /// Everything the scenes play on.
 pub(super) struct Stage {
@@ -25,6 +25,8 @@ pub(super) struct Stage {
     pub authority: Sidecar,
     pub server: Sidecar,
     pub web: Sidecar,
+    /// The authority's door.
+    join: SocketAddr,
     /// The server's peers' door.
     pub door: SocketAddr,
     /// Where the app beside `web` finds `orders`.
@@ -53,25 +55,17 @@ impl Stage {
         for (name, folder) in [("server-1", "server"), ("web-1", "web"), ("tablet-1", "tablet")] {
             enrol(dir, name, folder, join).await?;
         }
-        let on = |machine: &str, more: &str| {
-            format!("[device]\nsysroot = \"{}\"\n{more}\n", dir.join("machines").join(machine).display())
-        };
         let inbound = |name: &str, target: SocketAddr| {
             format!("[[inbound]]\nname = \"{name}\"\ntarget = \"{target}\"\nprotocol = \"tcp\"\n\n")
         };
         let served = format!(
             "{HEAD}{}[peers]\nlisten = \"{door}\"\n\n{}{}[limits]\nknocks_per_second = 20\nknocks_burst = 60\n\n\
              [admin]\nlisten = \"{admin_a}\"\n",
-            on("server-1", "lease = \"3s\"\nlease_drain = \"1s\"\n"),
+            on(dir, "server-1", "lease = \"3s\"\nlease_drain = \"1s\"\n"),
             inbound("orders", orders.addr),
             inbound("ledger", orders.addr),
         );
-        let asked = format!(
-            "{HEAD}{}[[outbound]]\nname = \"orders\"\nlisten = \"{app}\"\nprotocol = \"tcp\"\n\
-             peer = \"spiffe://example.org/device/server-1\"\npaths = [\"{door}\"]\n\n\
-             [admin]\nlisten = \"{admin_b}\"\n",
-            on("web-1", ""),
-        );
+        let asked = format!("{}[admin]\nlisten = \"{admin_b}\"\n", asking(dir, "web-1", door, app));
         write(&server.join("countersign.toml"), &served)?;
         write(&web.join("countersign.toml"), &asked)?;
         for place in [&server, &web] {
@@ -80,7 +74,58 @@ impl Stage {
         }
         let server = Sidecar::start(&server).await?;
         let web = Sidecar::start(&web).await?;
-        Ok(Self { dir: dir.to_owned(), orders, canary, authority, server, web, door, app })
+        Ok(Self { dir: dir.to_owned(), orders, canary, authority, server, web, join, door, app })
+    }
+
+    /// One more device with a sidecar and a way to `orders`, once its files lie in `folder`; gives the app's door, too.
+    pub async fn visitor(&self, name: &str, folder: &str) -> Result<(Sidecar, SocketAddr), String> {
+        let (home, app) = (self.dir.join(folder), free_port()?);
+        write(&home.join("countersign.toml"), &asking(&self.dir, name, self.door, app))?;
+        write(&home.join("policies/10-orders.cedar"), POLICY)?;
+        write(&home.join("policies/groups.toml"), GROUPS)?;
+        Ok((Sidecar::start(&home).await?, app))
+    }
+
+    /// Has a device join.
+    pub async fn enrol(&self, name: &str, folder: &str) -> Result<(), String> {
+        enrol(&self.dir, name, folder, self.join).await
+    }
+
+    /// A device whose certificate ended a moment ago, with everything else that it had then.
+    pub fn enrol_expired(&self, name: &str, folder: &str) -> Result<(), String> {
+        let (now, ca, certs) = (Timestamp::now(), self.dir.join("ca"), self.dir.join(folder).join("certs"));
+        let past = |ms: u64| Timestamp::from_millis(now.as_millis().saturating_sub(ms));
+        let (from, until) = (past(30_000), past(2_000));
+        let domain: TrustDomain = "example.org".parse().map_err(|e| format!("{e}"))?;
+        let device: DeviceName = name.parse().map_err(|e| format!("{e}"))?;
+        let id = SpiffeId::device(&domain, &device);
+        let params = authority::device_params(&domain, &device, from, until).map_err(|e| e.to_string())?;
+        let issued = authority::issue_raw(&ca, params, id.clone(), now).map_err(|e| e.to_string())?;
+        identity::install(&certs, &issued).map_err(|e| e.to_string())?;
+        let leaf = identity::parse_certificates(issued.leaf_pem.as_bytes()).unwrap_or_default();
+        let leaf = leaf.first().ok_or("no certificate was issued")?;
+        let salt = Salt::load_or_make(&certs.join("device.salt")).map_err(|e| e.to_string())?;
+        let seen = device::collect(&self.dir.join("machines").join(name)).map_err(|e| e.to_string())?;
+        let seen = device::fingerprint(&seen, &salt);
+        let record = Record {
+            id,
+            version: now.as_secs(),
+            profile: seen.profile,
+            tier_max: Tier::Software,
+            spki_sha256: identity::svid(leaf).map_err(|e| e.to_string())?.spki_sha256,
+            baseline: Record::baseline_of(&seen.values),
+            status: Status::Active,
+            issued_at: from,
+            expires_at: now.plus(Duration::from_secs(24 * 3600)),
+        };
+        let signed =
+            authority::with_issuing_key(&ca, now, |ca| record.to_signed(ca)).map_err(|e| e.to_string())?;
+        let signed = signed.map_err(|e| e.to_string())?;
+        write(&certs.join("device.record"), &signed.text)?;
+        write(&self.dir.join("devices").join(format!("{name}.toml")), &signed.text)?;
+        let whom =
+            fs::read_to_string(self.dir.join("web/certs/authority.toml")).map_err(|e| e.to_string())?;
+        write(&certs.join("authority.toml"), &whom)
     }
 
     /// Everything of a device that joined: its files, and the machine it is on.
@@ -218,6 +263,20 @@ async fn services() -> io::Result<(Service, Service)> {
     Ok((Service::start("orders").await?, Service::start("a place that no peer may reach").await?))
 }
 
+/// The `[device]` table of a sidecar on a made-up machine.
+fn on(dir: &Path, machine: &str, more: &str) -> String {
+    format!("[device]\nsysroot = \"{}\"\n{more}\n", dir.join("machines").join(machine).display())
+}
+
+/// The configuration of a sidecar that has a way to `orders`, and no admin address.
+fn asking(dir: &Path, name: &str, door: SocketAddr, app: SocketAddr) -> String {
+    format!(
+        "{HEAD}{}[[outbound]]\nname = \"orders\"\nlisten = \"{app}\"\nprotocol = \"tcp\"\n\
+         peer = \"spiffe://example.org/device/server-1\"\npaths = [\"{door}\"]\n\n",
+        on(dir, name, ""),
+    )
+}
+
 /// Runs the authority: the sidecar that devices join at.
 async fn authority(dir: &Path, door: SocketAddr) -> Result<Sidecar, String> {
     let home = dir.join("authority");
@@ -312,13 +371,16 @@ const GROUPS: &str = r#"# Devices by what they are for.
 web = [
     "spiffe://example.org/device/web-1",
     "spiffe://example.org/device/tablet-1",
+    "spiffe://example.org/device/phone-1",
+    "spiffe://example.org/device/sleeper-1",
     "spiffe://example.org/device/counter-1",
     "spiffe://example.org/device/kiosk-1",
 ]
 "#;
 
 /// The machines there are, made of files: a device, and which machine it is.
-const MACHINES: [(&str, u8); 4] = [("server-1", 1), ("web-1", 2), ("tablet-1", 3), ("elsewhere", 9)];
+const MACHINES: [(&str, u8); 6] =
+    [("server-1", 1), ("web-1", 2), ("tablet-1", 3), ("phone-1", 4), ("sleeper-1", 5), ("elsewhere", 9)];
 
 /// Longest wait for a sidecar to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
