@@ -1,14 +1,16 @@
 //! A request on a session that is no flow: a POST below [`ERRAND_PATH`] with a small body and a small answer.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use h2::RecvStream;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::listen::{Keeper, PROXY_STATUS, refusal_head};
 use super::session::Session;
@@ -21,6 +23,26 @@ pub const ERRAND_PATH: &str = "/.well-known/countersign/";
 pub const ERRAND_LEN_MAX: usize = 64 * 1024;
 /// Errands under way on one session; one more is refused with `errands_limited`.
 pub const ERRANDS_MAX: usize = 8;
+/// Errands that one session may begin in a second, and twice as many at once; likewise.
+pub const ERRANDS_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// How many errands one session may have under way, and how often it may begin one: each costs signatures.
+pub(super) struct Turnstile {
+    places: Semaphore,
+    rate: DefaultDirectRateLimiter,
+}
+
+impl Turnstile {
+    pub(super) fn new() -> Self {
+        let quota = Quota::per_second(ERRANDS_PER_SECOND).allow_burst(ERRANDS_PER_SECOND.saturating_add(100));
+        Self { places: Semaphore::new(ERRANDS_MAX), rate: RateLimiter::direct(quota) }
+    }
+
+    fn enter(&self) -> Result<SemaphorePermit<'_>, Reason> {
+        self.rate.check().map_err(|_| Reason::ErrandsLimited)?;
+        self.places.try_acquire().map_err(|_| Reason::ErrandsLimited)
+    }
+}
 
 /// The name of the errand that a request is, when it is one.
 pub(super) fn name_of<B>(request: &Request<B>) -> Option<&str> {
@@ -31,7 +53,7 @@ pub(super) fn name_of<B>(request: &Request<B>) -> Option<&str> {
 pub(super) struct Caller {
     pub keeper: Arc<dyn Keeper>,
     pub session: Arc<Session>,
-    pub running: Arc<Semaphore>,
+    pub turnstile: Arc<Turnstile>,
     pub timeout: Duration,
 }
 
@@ -39,10 +61,10 @@ impl Caller {
     /// Reads the body, has the keeper do what it asks, answers.
     pub(super) async fn serve(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let name = name_of(&request).unwrap_or_default().to_owned();
-        let place = self.running.try_acquire();
+        let place = self.turnstile.enter();
         let body = match &place {
             Ok(_) => read(request.into_body(), ERRAND_LEN_MAX, self.timeout).await.map_err(|e| e.reason()),
-            Err(_) => Err(Reason::ErrandsLimited),
+            Err(reason) => Err(*reason),
         };
         let done = self.keeper.errand(Arc::clone(&self.session), &name, body).await;
         let (head, body) = match done {

@@ -20,7 +20,7 @@ pub use attest::{
     AttestError, AttestRefused, Attester, Digests, EVIDENCE_ERRAND, Outcome, OwnStanding, Remembered, Witness,
 };
 pub use dial::{DialError, Dialled, Dialler, OpenError, dial};
-pub use errand::{ERRAND_LEN_MAX, ERRAND_PATH, ERRANDS_MAX, ErrandError};
+pub use errand::{ERRAND_LEN_MAX, ERRAND_PATH, ERRANDS_MAX, ERRANDS_PER_SECOND, ErrandError};
 pub use join::{
     ALPN_JOIN, AskMessage, Baseline, COMPONENTS_MAX, Clerk, Facts, JOINS_MAX, JoinDoor, JoinError,
     JoinOutcome, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError, VALUES_MAX, join, recover,

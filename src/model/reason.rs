@@ -279,7 +279,7 @@ reasons! {
     /// Too much of the device changed, or the authority said so.
     DeviceQuarantined "device_quarantined" 403 "http_request_denied"
         "the device is in quarantine"
-        "look at what changed, then `countersign device approve NAME`";
+        "look at what changed, then enrol it again, or `countersign device approve NAME` where an administrator put it there";
     /// The authority took the device out.
     DeviceRevoked "device_revoked" 403 "http_request_denied"
         "the device has been revoked"

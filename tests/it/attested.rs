@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use countersign::channel::{ERRAND_LEN_MAX, ERRANDS_PER_SECOND};
 use countersign::device::Status;
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Client, Service, Sidecar, Yard, echo, echoes, ending, enrol, enrol_as, free_addr, machine, on_machine,
-    until,
+    Client, H2Client, Service, Sidecar, Yard, echo, echoes, ending, enrol, enrol_as, free_addr, machine,
+    on_machine, until,
 };
 
 /// `server-1` and `web-1`, each enrolled on a machine of its own.
@@ -218,4 +219,26 @@ async fn new_flows_take_a_session_with_new_keys_and_the_old_one_ends_with_its_la
         (opens.count() == 2).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errands_that_come_too_often_are_refused_and_the_session_goes_on() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let (server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let client = H2Client::connect(door, &yard.issue("web-1")).await;
+    let most = usize::try_from(ERRANDS_PER_SECOND.get()).unwrap() * 2;
+    let mut said = Vec::new();
+    for _ in 0..most + 100 {
+        said.push(client.post("nonsense", b"").await);
+    }
+    assert_eq!(said[0], (404, "errand_unknown".to_owned()));
+    assert!(said.contains(&(503, "errands_limited".to_owned())));
+    assert!(said.iter().all(|(status, _)| [404, 503].contains(status)));
+    server.wrote("deny", "errand_unknown").await;
+    server.wrote("deny", "errands_limited").await;
+    let large = vec![0; ERRAND_LEN_MAX + 1];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(client.post("evidence", &large).await, (431, "request_too_large".to_owned()));
+    let (status, ..) = client.ask("orders:80").await.unwrap();
+    assert_eq!(status, 200);
 }
