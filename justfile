@@ -33,6 +33,12 @@ test-load:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 load:: stalls
 
+# Network namespaces as hosts, whose links are cut while devices join; wants root, and takes 2 minutes
+test-hosts:
+    .ci/hosts
+    cargo build --locked --release
+    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 hosts::
+
 # Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
 fuzz seconds="60" *targets="":
     .ci/fuzz {{seconds}} {{targets}}

@@ -3,12 +3,14 @@
 mod client;
 mod enrolled;
 mod foreign;
+mod hosts;
 mod service;
 mod sidecar;
 
 pub use client::{Client, Credentials, H2Client};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
 pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
+pub use hosts::{Host, Hosts, Way};
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};
 
