@@ -21,7 +21,7 @@ lint:
 deny:
     cargo deny check
 
-# curl, nginx and PostgreSQL through two sidecars; installs what is missing, so it wants root
+# curl, nginx, PostgreSQL and others through two sidecars, Python and OpenSSL at what we sign; installs what is missing, so it wants root
 test-peers:
     .ci/peers
     cargo build --locked --release

@@ -80,6 +80,7 @@ fn about(session: &Session, now: Timestamp, kind: Kind) -> Entry {
         transport: Some(session.transport),
         group: Some(session.group.into()),
         cipher: Some(session.cipher.into()),
+        key_age_s: Some(now.since(session.since).as_secs()),
         ..Entry::new(now, kind)
     }
 }

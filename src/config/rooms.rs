@@ -229,6 +229,7 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     let ping_interval = table.get_or("ping_interval", seconds(10), |v| v.duration(RESTS));
     let ping_timeout = table.get_or("ping_timeout", seconds(20), |v| v.duration(WAITS));
     let idle_timeout = table.get_or("idle_timeout", seconds(90), |v| v.duration(IDLES));
+    let rekey_after = table.get_or("rekey_after", seconds(3600), |v| v.duration(IDLES));
     let resolve_interval = table.get_or("resolve_interval", seconds(5), |v| v.duration(RESTS));
     let resolve_timeout = table.get_or("resolve_timeout", seconds(5), |v| v.duration(WAITS));
     table.finish();
@@ -243,6 +244,7 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
         ping_interval: ping_interval?,
         ping_timeout: ping_timeout?,
         idle_timeout: idle_timeout?,
+        rekey_after: rekey_after?,
         resolve_interval: resolve_interval?,
         resolve_timeout: resolve_timeout?,
     };

@@ -144,6 +144,7 @@ impl Config {
         toml.time("ping_interval", channel.ping_interval);
         toml.time("ping_timeout", channel.ping_timeout);
         toml.time("idle_timeout", channel.idle_timeout);
+        toml.time("rekey_after", channel.rekey_after);
         toml.time("resolve_interval", channel.resolve_interval);
         toml.time("resolve_timeout", channel.resolve_timeout);
         toml.header("[policy]");

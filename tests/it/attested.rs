@@ -65,6 +65,7 @@ async fn two_enrolled_devices_prove_themselves_before_a_byte_passes() {
         assert_eq!(status["sessions"][0]["standing"]["tier"], 1);
         assert_eq!(status["device"]["tier"], 1);
     }
+    p.server.wrote("open", "").await;
     let seq =
         |kind: &str| p.server.entries().iter().find(|e| e["kind"] == kind).unwrap()["seq"].as_u64().unwrap();
     assert!(seq("attest") < seq("open"), "proven before anything is opened");
@@ -180,4 +181,41 @@ async fn a_newer_record_takes_effect_on_living_sessions_and_an_older_one_never_a
     let mut refused = TcpStream::connect(p.app).await.unwrap();
     ending(&mut refused).await;
     server.wrote("deny", "record_rolled_back").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_flows_take_a_session_with_new_keys_and_the_old_one_ends_with_its_last_flow() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let p = pair(&yard, &orders, "").await;
+    let Pair { web, app, .. } = p;
+    let config = web.dir.join("countersign.toml");
+    let text = std::fs::read_to_string(&config).unwrap() + "\n[channel]\nrekey_after = \"1s\"\n";
+    drop(web);
+    std::fs::write(&config, text).unwrap();
+    let web = Sidecar::start(config.parent().unwrap()).await;
+    let mut long = TcpStream::connect(app).await.unwrap();
+    echo(&mut long).await;
+    let sessions = async || {
+        let status = web.status().await;
+        let mut ids: Vec<_> =
+            status["sessions"].as_array().unwrap().iter().map(|s| s["session"].to_string()).collect();
+        ids.sort();
+        ids
+    };
+    let before = sessions().await;
+    until("a second session stands beside the first", async || {
+        let now = sessions().await;
+        (now.len() > before.len() && before.iter().all(|id| now.contains(id))).then_some(())
+    })
+    .await;
+    assert!(echoes(&mut long).await, "the long flow stays where it is");
+    let mut new = TcpStream::connect(app).await.unwrap();
+    echo(&mut new).await;
+    drop(long);
+    until("the old session is gone", async || (!sessions().await.contains(&before[0])).then_some(())).await;
+    until("both flows say how old their keys were", async || {
+        let opens = web.entries().into_iter().filter(|e| e["kind"] == "open" && e["key_age_s"].is_u64());
+        (opens.count() == 2).then_some(())
+    })
+    .await;
 }

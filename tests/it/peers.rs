@@ -1,5 +1,6 @@
 //! Programs that nobody here wrote, unmodified, through two sidecars: `just test-peers`.
 
+mod evidence;
 mod hbone;
 mod http2;
 mod tls;

@@ -2,6 +2,7 @@
 
 mod client;
 mod enrolled;
+mod evidence;
 mod foreign;
 mod hosts;
 mod service;
@@ -9,6 +10,7 @@ mod sidecar;
 
 pub use client::{Client, Credentials, H2Client};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
+pub use evidence::{Key, claims};
 pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
 pub use hosts::{Host, Hosts, Way};
 pub use service::Service;

@@ -44,6 +44,7 @@ fn settings() -> channel::Settings {
         ping_interval: seconds(10),
         ping_timeout: seconds(20),
         idle_timeout: seconds(90),
+        rekey_after: seconds(3600),
         resolve_interval: seconds(5),
         resolve_timeout: seconds(5),
     }
