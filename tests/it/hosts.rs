@@ -175,14 +175,17 @@ async fn at_every_packet(site: &Site, play: fn(&Cut) -> Output, check: impl Fn(&
         let (mut from, mut last) = (0, false);
         while !last {
             assert!(from < PACKETS_MAX, "joining takes more than {PACKETS_MAX} packets {way:?}");
+            let invited: Vec<_> = (from..from + AT_ONCE)
+                .map(|packets| {
+                    let name = format!("{}-{packets}", format!("{way:?}").to_lowercase());
+                    let host = site.hosts.host(&name);
+                    host.cut_after(way, packets);
+                    Cut { device: site.device(&name, &host, 1), name, way, packets }
+                })
+                .collect();
             let mut trying = JoinSet::new();
-            for packets in from..from + AT_ONCE {
-                let name = format!("{}-{packets}", format!("{way:?}").to_lowercase());
-                let host = site.hosts.host(&name);
-                let device = site.device(&name, &host, 1);
-                host.cut_after(way, packets);
+            for cut in invited {
                 trying.spawn(spawn_blocking(move || {
-                    let cut = Cut { name, device, way, packets };
                     let first = play(&cut);
                     (cut, first)
                 }));

@@ -306,7 +306,7 @@ pub fn admit(
     recorder: Recorder<'_>,
     now: Timestamp,
 ) -> Result<Admitted, JoinRefused> {
-    let folder = Folder::open(&settings.ca)?;
+    let folder = Folder::open_patiently(&settings.ca)?;
     let facts =
         Own { id: own.clone(), root_spki_sha256: invites::root_pin(&folder)?, approval: settings.approval };
     let invite = invites::find(&folder, ask.token)?;
@@ -364,7 +364,7 @@ pub fn acknowledge(
             reason: Reason::JoinAckInvalid,
             detail: "its signature is not by the new key".into(),
         })?;
-    let folder = Folder::open(&settings.ca)?;
+    let folder = Folder::open_patiently(&settings.ca)?;
     let Some(mut invite) = invites::find(&folder, granted.token)? else {
         return Err(JoinRefused { reason: Reason::JoinTokenUnknown, detail: "the invite is gone".into() });
     };
@@ -391,7 +391,7 @@ pub fn root(
     dir: &Path,
     now: Timestamp,
 ) -> Result<rustls::pki_types::CertificateDer<'static>, AuthorityError> {
-    let folder = Folder::open(dir)?;
+    let folder = Folder::open_patiently(dir)?;
     folder.issuing(now)?;
     folder.certificate(super::ROOT_PEM)
 }
@@ -405,7 +405,7 @@ pub fn with_issuing_key<T>(
     now: Timestamp,
     work: impl FnOnce(&dyn Sign) -> T,
 ) -> Result<T, AuthorityError> {
-    let folder = Folder::open(dir)?;
+    let folder = Folder::open_patiently(dir)?;
     let ca = folder.issuing(now)?;
     Ok(work(&ca.signer()))
 }
