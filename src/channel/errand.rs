@@ -63,6 +63,8 @@ pub enum ErrandError {
     /// The connection is gone.
     #[error("the connection is gone: {detail}")]
     Gone {
+        /// Why, as far as it is known.
+        reason: Reason,
         /// In a few words.
         detail: String,
     },
@@ -90,7 +92,7 @@ pub enum ErrandError {
 impl ErrandError {
     fn reason(&self) -> Reason {
         match self {
-            Self::Gone { .. } => Reason::PeerClosed,
+            Self::Gone { reason, .. } => *reason,
             Self::Refused { .. } => Reason::PeerRefused,
             Self::Timeout => Reason::RequestTimeout,
             Self::TooLarge { .. } => Reason::RequestTooLarge,
@@ -117,7 +119,7 @@ async fn ask(
     answer_max: usize,
     timeout: Duration,
 ) -> Result<Bytes, ErrandError> {
-    let gone = |e: h2::Error| ErrandError::Gone { detail: e.to_string() };
+    let gone = |e: h2::Error| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() };
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     // RFC 9113 §8.3.1 wants scheme and authority; who answers was proven by the handshake.
@@ -125,7 +127,8 @@ async fn ask(
         .scheme("https")
         .authority("countersign")
         .path_and_query(format!("{ERRAND_PATH}{name}"));
-    *request.uri_mut() = uri.build().map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
+    *request.uri_mut() =
+        uri.build().map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cbor"));
     let mut send = send.clone().ready().await.map_err(gone)?;
     let (answer, mut upload) = send.send_request(request, false).map_err(gone)?;
@@ -160,7 +163,8 @@ async fn read(body: RecvStream, most: usize, timeout: Duration) -> Result<Bytes,
 async fn collect(mut body: RecvStream, most: usize) -> Result<Bytes, ErrandError> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.data().await {
-        let chunk = chunk.map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
+        let chunk =
+            chunk.map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
         if whole.len() + chunk.len() > most {
             return Err(ErrandError::TooLarge { most });
         }

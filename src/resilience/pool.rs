@@ -83,8 +83,12 @@ impl Pool {
     ) -> Result<(Bytes, Arc<Session>), ErrandError> {
         let peer = self.peer(peer, paths);
         self.refresh_names(&peer);
-        let connection =
-            self.connection(&peer).await.map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
+        let connection = self
+            .connection(&peer)
+            .await
+            .map_err(|e| ErrandError::Gone { reason: e.reason, detail: e.to_string() })?;
+        // An errand may wait for long: a connection that has one is not idle.
+        let _place = connection.place().ok();
         let answer = connection.post(name, body, answer_max, timeout).await;
         if matches!(answer, Err(ErrandError::Gone { .. } | ErrandError::Timeout)) {
             peer.forget(&connection);

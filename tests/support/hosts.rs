@@ -111,6 +111,13 @@ impl Host {
         ));
     }
 
+    /// Lets no packet pass in either direction.
+    pub fn cut(&self) {
+        let chain =
+            |hook: &str| format!("chain {hook} {{ type filter hook {hook} priority 0; policy drop; }}");
+        self.nft(&format!("table inet cut {{ {} {} }}", chain("output"), chain("input")));
+    }
+
     /// Whether the count of [`Host::cut_after`] was reached.
     pub fn is_cut(&self) -> bool {
         let mut nft = Command::new("nft");

@@ -142,7 +142,8 @@ fn enrol(world: &World, device: &Device, version: u64, change: impl FnOnce(&mut 
         expires_at: now.plus(HOUR),
     };
     change(&mut record);
-    let signed = authority::with_issuing_key(&world.ca(), now, |ca| record.to_signed(ca)).unwrap().unwrap();
+    let signed =
+        authority::with_issuing_keys(&world.ca(), now, |cas| record.to_signed(cas[0])).unwrap().unwrap();
     std::fs::write(&device.settings.record, signed.text).unwrap();
 }
 
