@@ -63,7 +63,7 @@ async fn a_device_in_quarantine_is_cut_everywhere_and_comes_back_by_itself_when_
     assert!(cut < BOUND, "{cut:?}");
     ending(&mut flow).await;
     // While it lasts nothing is let through, whatever is tried.
-    let mut again = TcpStream::connect(app).await.unwrap();
+    let mut again = TcpStream::connect(app).await.unwrap_or_else(|e| panic!("the local door: {e}"));
     ending(&mut again).await;
     assert!(fleet.device("list", "").contains("quarantined  web-1"));
 
@@ -77,8 +77,9 @@ async fn a_device_in_quarantine_is_cut_everywhere_and_comes_back_by_itself_when_
         assert!(since.elapsed() < Duration::from_secs(40), "it does not come back");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    // By the news on a session that still stood, or by recovery at the narrow door.
     println!("approved at the authority, back after {:?}", since.elapsed());
-    web.logged("certificate recovered").await;
+    drop(web);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,7 @@ pub enum AuthorityError {
         /// The file.
         path: PathBuf,
     },
-    /// Another command works in the folder.
+    /// Another command has been working in the folder for two seconds.
     #[error("another command is using `{}`", dir.display())]
     Busy {
         /// The CA's folder.

@@ -326,7 +326,7 @@ pub fn admit(
     recorder: Recorder<'_>,
     now: Timestamp,
 ) -> Result<Admitted, JoinRefused> {
-    let folder = Folder::open_patiently(&settings.ca)?;
+    let folder = Folder::open(&settings.ca)?;
     let facts = Own { id: own.clone(), root_pins: invites::root_pins(&folder)?, approval: settings.approval };
     let invite = invites::find(&folder, ask.token)?;
     let step = decide(&facts, invite.as_ref(), ask, now)?;
@@ -385,7 +385,7 @@ pub fn acknowledge(
             detail: "its signature is not by the new key".into(),
         })?;
     let Some(token) = granted.token else { return Ok(()) };
-    let folder = Folder::open_patiently(&settings.ca)?;
+    let folder = Folder::open(&settings.ca)?;
     let Some(mut invite) = invites::find(&folder, token)? else {
         return Err(JoinRefused { reason: Reason::JoinTokenUnknown, detail: "the invite is gone".into() });
     };
@@ -412,7 +412,7 @@ pub fn roots(
     dir: &Path,
     now: Timestamp,
 ) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, AuthorityError> {
-    let folder = Folder::open_patiently(dir)?;
+    let folder = Folder::open(dir)?;
     folder.issuing(now)?;
     folder.roots()
 }
@@ -426,7 +426,7 @@ pub fn with_issuing_key<T>(
     now: Timestamp,
     work: impl FnOnce(&dyn Sign) -> T,
 ) -> Result<T, AuthorityError> {
-    let folder = Folder::open_patiently(dir)?;
+    let folder = Folder::open(dir)?;
     let ca = folder.issuing(now)?;
     Ok(work(&ca.signer()))
 }
@@ -440,7 +440,7 @@ pub fn with_issuing_keys<T>(
     now: Timestamp,
     work: impl FnOnce(&[&dyn Sign]) -> T,
 ) -> Result<T, AuthorityError> {
-    let folder = Folder::open_patiently(dir)?;
+    let folder = Folder::open(dir)?;
     let ca = folder.issuing(now)?;
     let earlier = folder.earlier(now)?;
     let signers: Vec<_> = std::iter::once(&ca).chain(&earlier).map(Ca::signer).collect();

@@ -79,7 +79,19 @@ struct Folder {
 }
 
 impl Folder {
+    /// Holds the folder; waits a moment for whoever holds it: where devices join and renew all the time, a command would
+    /// fail by chance otherwise. Blocks: call it off the runtime.
     fn open(path: &Path) -> Result<Self, AuthorityError> {
+        for _ in 0..BUSY_TRIES {
+            match Self::try_open(path) {
+                Err(AuthorityError::Busy { .. }) => std::thread::sleep(BUSY_PAUSE),
+                opened => return opened,
+            }
+        }
+        Self::try_open(path)
+    }
+
+    fn try_open(path: &Path) -> Result<Self, AuthorityError> {
         let lock = path.join(LOCK);
         let at = |source| AuthorityError::File(FileError::Io { path: lock.clone(), source });
         if !path.is_dir() {
@@ -95,17 +107,6 @@ impl Folder {
             Err(TryLockError::WouldBlock) => Err(AuthorityError::Busy { dir: path.into() }),
             Err(TryLockError::Error(source)) => Err(at(source)),
         }
-    }
-
-    /// [`Folder::open`], but waits a moment for a command that holds it. Blocks: call it off the runtime.
-    fn open_patiently(path: &Path) -> Result<Self, AuthorityError> {
-        for _ in 0..BUSY_TRIES {
-            match Self::open(path) {
-                Err(AuthorityError::Busy { .. }) => std::thread::sleep(BUSY_PAUSE),
-                opened => return opened,
-            }
-        }
-        Self::open(path)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -276,7 +277,7 @@ const LEDGER: &str = "issued.jsonl";
 const LOCK: &str = ".lock";
 /// What a rotation is about to write, until it is written.
 const ROTATION: &str = "rotation.json";
-/// A sidecar waits for the folder this often and long, two seconds in all, before it says that it is busy.
+/// The folder is waited for this often and long, two seconds in all, before it is said to be busy.
 const BUSY_TRIES: u32 = 80;
 const BUSY_PAUSE: Duration = Duration::from_millis(25);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

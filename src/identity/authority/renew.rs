@@ -144,7 +144,7 @@ pub fn renew(
     records: &dyn Records,
     now: Timestamp,
 ) -> Result<Granted, JoinRefused> {
-    let folder = Folder::open_patiently(&settings.ca)?;
+    let folder = Folder::open(&settings.ca)?;
     give(&folder, settings, own, ask, "", records, now)
 }
 
@@ -163,7 +163,7 @@ pub fn recover(
     if settings.recover_grace.is_zero() {
         return Err(JoinRefused { reason: Reason::RecoverOff, detail: "recover_grace is 0".into() });
     }
-    let folder = Folder::open_patiently(&settings.ca)?;
+    let folder = Folder::open(&settings.ca)?;
     let leaf = proven(&folder, own, ask, exporter)?;
     let late = |detail: &str| JoinRefused { reason: Reason::RecoverLate, detail: detail.into() };
     if now >= leaf.not_after.plus(settings.recover_grace) {
