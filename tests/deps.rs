@@ -27,16 +27,30 @@ struct Package {
 /// What `deny.toml` says, as far as it is held here.
 struct Lists {
     banned: BTreeSet<String>,
+    /// Those of the banned that a feature may bring: they name who may lean on them.
+    optional: BTreeSet<String>,
     licenses: BTreeSet<String>,
     registries: BTreeSet<String>,
 }
 
 #[test]
 fn every_dependency_is_one_we_want() {
-    let packages = packages();
+    let packages = packages(&[]);
     assert!(packages.len() > 100, "only {} packages", packages.len());
     let complaints = complaints(&packages, &lists());
     assert!(complaints.is_empty(), "\n\n{}\n", complaints.join("\n"));
+}
+
+#[test]
+fn features_bring_what_they_are_for_and_nothing_else() {
+    let mut lists = lists();
+    let optional = std::mem::take(&mut lists.optional);
+    assert!(optional.contains("aws-lc-sys"), "{optional:?}");
+    lists.banned.retain(|name| !optional.contains(name));
+    let packages = packages(&["--all-features"]);
+    let complaints = complaints(&packages, &lists);
+    assert!(complaints.is_empty(), "\n\n{}\n", complaints.join("\n"));
+    assert!(packages.iter().any(|p| p.name == "aws-lc-sys"), "the feature `aws-lc` does not bring AWS-LC");
 }
 
 fn complaints(packages: &[Package], lists: &Lists) -> Vec<String> {
@@ -117,10 +131,11 @@ impl Reader<'_> {
 }
 
 /// What `cargo metadata` says for the platform we build on. The lock file is taken as it is.
-fn packages() -> Vec<Package> {
+fn packages(features: &[&str]) -> Vec<Package> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--all-features"])
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(features)
         .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
         .arg("--manifest-path")
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
@@ -145,11 +160,13 @@ fn lists() -> Lists {
     let deny: Table = include_str!("../deny.toml").parse().expect("deny.toml is TOML");
     let words = |table: &str, key: &str| -> BTreeSet<String> {
         let items = deny[table][key].as_array().expect("a list");
-        let word = |item: &toml::Value| item.as_str().or_else(|| item["crate"].as_str()).map(str::to_owned);
-        items.iter().map(|item| word(item).expect("a name")).collect()
+        items.iter().map(|item| item.as_str().expect("a word").to_owned()).collect()
     };
+    let named = |item: &toml::Value| item["crate"].as_str().expect("a name").to_owned();
+    let bans = deny["bans"]["deny"].as_array().expect("a list");
     Lists {
-        banned: words("bans", "deny"),
+        banned: bans.iter().map(named).collect(),
+        optional: bans.iter().filter(|item| item.get("wrappers").is_some()).map(named).collect(),
         licenses: words("licenses", "allow"),
         registries: words("sources", "allow-registry"),
     }

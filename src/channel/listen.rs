@@ -18,7 +18,7 @@ use super::h2_stream::{self, *};
 use super::join::{self, JoinDoor};
 use super::keepalive;
 use super::session::{Exports, Registered, Session, Sessions, Shaken};
-use super::settings::Settings;
+use super::settings::{Profile, Settings};
 use crate::device::Role;
 use crate::identity::Identity;
 use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
@@ -31,6 +31,8 @@ use crate::protocols;
 pub struct Arrival {
     /// The session it came on; its peer is who asks.
     pub session: Arc<Session>,
+    /// Where it comes from: the session's address, or the one that a trusted waypoint names.
+    pub source: SocketAddr,
     /// What it asks for, or why the request is none.
     pub wanted: Result<Authority, Reason>,
     /// Says yes or no.
@@ -116,7 +118,11 @@ async fn greet(
     slot: Box<dyn Send>,
     drain: watch::Receiver<bool>,
 ) {
-    let (config, leaf) = door.identity.accepting(&[ALPN_H2, ALPN_H1]);
+    let spoken: &[&[u8]] = match door.settings.profile {
+        Profile::Native => &[ALPN_H2, ALPN_H1],
+        Profile::Hbone { .. } => &[ALPN_H2],
+    };
+    let (config, leaf) = door.identity.accepting(spoken);
     let shaken =
         tokio::time::timeout(door.settings.handshake_timeout, join::shake(door.join.as_ref(), config, tcp));
     let tls = match shaken.await {
@@ -164,7 +170,7 @@ async fn serve_h1(
     let (wanted, early) = h1::request(&mut tls, deadline).await;
     drop(slot);
     let answer = h1::H1Answer { io: tls, early, session: Arc::clone(&session), registered };
-    door.keeper.arrived(Arrival { session, wanted, answer: Box::new(answer) });
+    door.keeper.arrived(Arrival { source: session.remote, session, wanted, answer: Box::new(answer) });
 }
 
 async fn serve_h2(
@@ -249,8 +255,33 @@ fn arrived(
 ) {
     let wanted = connect_target(&request);
     let hold = Arc::clone(registered);
-    let answer = H2Answer { respond, recv: request.into_body(), hold };
-    door.keeper.arrived(Arrival { session: Arc::clone(session), wanted, answer: Box::new(answer) });
+    let source = source(&door.settings.profile, session, &request);
+    let status = match door.settings.profile {
+        Profile::Native => Reason::http_status,
+        Profile::Hbone { .. } => hbone_status,
+    };
+    let answer = H2Answer { respond, recv: request.into_body(), hold, status };
+    door.keeper.arrived(Arrival { session: Arc::clone(session), source, wanted, answer: Box::new(answer) });
+}
+
+/// Where a request comes from. `forwarded` is what anybody likes to write: it counts from a trusted waypoint only.
+/// `baggage` names workloads by the sender's word alone and is never read.
+fn source<B>(profile: &Profile, session: &Session, request: &http::Request<B>) -> SocketAddr {
+    let believed = match profile {
+        Profile::Native => false,
+        Profile::Hbone { trusted_waypoints } => trusted_waypoints.contains(session.peer.id()),
+    };
+    let said = believed.then(|| request.headers().get(header::FORWARDED)).flatten();
+    said.and_then(|value| protocols::forwarded_for(value.to_str().ok()?)).unwrap_or(session.remote)
+}
+
+/// The three statuses of HBONE: the request is none (400), it is refused (401), it cannot be carried out (503).
+fn hbone_status(reason: Reason) -> u16 {
+    match reason.http_status() {
+        400 | 405 | 408 | 431 => 400,
+        401 | 403 => 401,
+        _ => 503,
+    }
 }
 
 /// The target of an h2 CONNECT: `:method` and `:authority` alone (RFC 9113 §8.5).
@@ -271,6 +302,8 @@ struct H2Answer {
     respond: SendResponse<Bytes>,
     recv: h2::RecvStream,
     hold: Arc<Registered>,
+    /// How a refusal is told.
+    status: fn(Reason) -> u16,
 }
 
 impl Answer for H2Answer {
@@ -285,8 +318,10 @@ impl Answer for H2Answer {
     fn refuse(mut self: Box<Self>, refusal: Refusal) -> BoxFuture<()> {
         Box::pin(async move {
             let body = Bytes::from(protocols::problem_json(&refusal));
+            let mut head = refusal_head(&refusal);
+            *head.status_mut() = http_status((self.status)(refusal.reason));
             // The peer may have reset the stream already; the audit has the refusal.
-            if let Ok(mut send) = self.respond.send_response(refusal_head(&refusal), false) {
+            if let Ok(mut send) = self.respond.send_response(head, false) {
                 let _ = send.send_data(body, true);
             }
         })
@@ -295,8 +330,7 @@ impl Answer for H2Answer {
 
 pub(super) fn refusal_head(refusal: &Refusal) -> Response<()> {
     let mut head = Response::new(());
-    *head.status_mut() =
-        StatusCode::from_u16(refusal.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *head.status_mut() = http_status(refusal.reason.http_status());
     let headers = head.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Ok(status) = HeaderValue::from_str(&protocols::proxy_status(refusal)) {
@@ -308,6 +342,10 @@ pub(super) fn refusal_head(refusal: &Refusal) -> Response<()> {
     head
 }
 
+fn http_status(number: u16) -> StatusCode {
+    StatusCode::from_u16(number).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
 /// Where a refusal is told (RFC 9209 §2).
 pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// ALPN protocol names (RFC 7301 §6).
@@ -315,3 +353,26 @@ pub(super) const ALPN_H2: &[u8] = b"h2";
 const ALPN_H1: &[u8] = b"http/1.1";
 /// Longest wait for a last GOAWAY to leave.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hbone_knows_three_statuses_for_every_reason() {
+        for reason in Reason::ALL {
+            assert!(matches!(hbone_status(*reason), 400 | 401 | 503), "{reason:?}");
+        }
+        for (reason, status) in [
+            (Reason::MethodNotAllowed, 400),
+            (Reason::RequestMalformed, 400),
+            (Reason::PolicyDenied, 401),
+            (Reason::ServiceUnknown, 401),
+            (Reason::ConnectRefused, 503),
+            (Reason::ConnectTimeout, 503),
+            (Reason::FlowsLimited, 503),
+        ] {
+            assert_eq!(hbone_status(reason), status, "{reason:?}");
+        }
+    }
+}

@@ -3,11 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::model::SpiffeId;
+
 /// `[channel]` and `[peers]`. (`pq` belongs to `identity`.)
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where peers knock; none when this sidecar only dials.
     pub listen: Option<SocketAddr>,
+    /// How they are spoken to. Default native.
+    pub profile: Profile,
     /// Connections kept to one peer at most. Default 16.
     pub connections_max: usize,
     /// Flows one connection carries at most. Default 1000.
@@ -31,3 +35,19 @@ pub struct Settings {
     /// Longest wait for a name. Default 5 s.
     pub resolve_timeout: Duration,
 }
+
+/// How the peers' door speaks.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Profile {
+    /// To sidecars and to plain clients: h2 and HTTP/1.1.
+    #[default]
+    Native,
+    /// HBONE, as Istio's ambient mesh speaks it: h2 only, and refusals are 400, 401 or 503.
+    Hbone {
+        /// The peers whose `forwarded` is believed; at most [`WAYPOINTS_MAX`].
+        trusted_waypoints: Vec<SpiffeId>,
+    },
+}
+
+/// Most waypoints that are believed.
+pub const WAYPOINTS_MAX: usize = 64;

@@ -96,7 +96,7 @@ impl<'n> File<'n> {
         let authority = root.table("authority");
         let authority_at = authority.at();
         let authority = self.authority(authority);
-        let peers = self.peers(root.table("peers"));
+        let (peers, profile) = self.peers(root.table("peers"));
         if let (Ok(Some(_)), Ok(None)) = (&authority, &peers) {
             self.notes
                 .absent(authority_at, "`[authority]` needs `[peers] listen`: no device could knock to join");
@@ -134,7 +134,7 @@ impl<'n> File<'n> {
             policy: policy?,
             audit: audit?,
             limits: limits?,
-            channel: channel::Settings { listen: peers?, ..channel },
+            channel: channel::Settings { listen: peers?, profile: profile?, ..channel },
             capture: doors.into_iter().collect::<Read<_>>()?,
             flow: flow::Settings { inbound, outbound, drain_timeout: drain_timeout? },
             console: console?,

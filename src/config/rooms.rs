@@ -282,6 +282,7 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     let settings = channel::Settings {
         // `[peers]` has the last word.
         listen: None,
+        profile: channel::Profile::Native,
         connections_max: connections_max?,
         streams_max: streams_max?,
         handshake_timeout: handshake_timeout?,

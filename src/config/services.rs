@@ -10,19 +10,22 @@ use super::load::{File, PlacedTarget};
 use super::mistake::Read;
 use super::raw::{Table, Value, cut};
 use crate::capture::{Door, Listen, Mode};
+use crate::channel::{Profile, WAYPOINTS_MAX};
 use crate::flow;
 use crate::model::{Authority, ServiceName, SpiffeId, TrustDomain};
 use crate::net::{Target, UnixMode};
 
 impl<'n> File<'n> {
-    pub fn peers(&mut self, mut table: Table<'n>) -> Read<Option<SocketAddr>> {
+    pub fn peers(&mut self, mut table: Table<'n>) -> (Read<Option<SocketAddr>>, Read<Profile>) {
         let listen = table.get("listen").map(|value| {
             let address = value.address()?;
             self.place(&Listen::Tcp(address), "peers.listen", value.at);
             Ok(address)
         });
+        let hbone = table.get_or("profile", false, |v| v.one_of(&[("native", false), ("hbone", true)]));
+        let waypoints = table.get("trusted_waypoints");
         table.finish();
-        listen.transpose()
+        (listen.transpose(), profile(hbone, waypoints))
     }
 
     /// The inbounds, and where they lead.
@@ -216,6 +219,18 @@ impl<'n> File<'n> {
                 ),
             )),
         }
+    }
+}
+
+fn profile(hbone: Read<bool>, waypoints: Option<Value<'_>>) -> Read<Profile> {
+    let listed = |value: &Value<'_>| value.list(WAYPOINTS_MAX, |item| item.parse::<SpiffeId>());
+    let trusted_waypoints = waypoints.as_ref().map(listed).transpose()?.unwrap_or_default();
+    match (hbone?, waypoints) {
+        (true, _) => Ok(Profile::Hbone { trusted_waypoints }),
+        (false, Some(value)) if !trusted_waypoints.is_empty() => {
+            Err(value.wrong("is of no use without `profile = \"hbone\"`"))
+        }
+        (false, _) => Ok(Profile::Native),
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Config;
 use crate::capture::{Door, Listen, Mode};
+use crate::channel::Profile;
 use crate::{audit, device, flow, identity, telemetry};
 
 impl Config {
@@ -42,6 +43,13 @@ impl Config {
         match channel.listen {
             Some(address) => toml.text("listen", address),
             None => toml.line(format_args!("# listen: off, this sidecar only dials")),
+        }
+        match &channel.profile {
+            Profile::Native => toml.text("profile", "native"),
+            Profile::Hbone { trusted_waypoints } => {
+                toml.text("profile", "hbone");
+                toml.list("trusted_waypoints", trusted_waypoints);
+            }
         }
     }
 

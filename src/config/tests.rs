@@ -647,3 +647,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn waypoints_are_trusted_by_an_hbone_door_only() {
+    let peers = |more: &str| GOOD.replacen("[peers]\n", &format!("[peers]\n{more}\n"), 1);
+    let waypoint = "trusted_waypoints = [\"spiffe://example.org/ns/mesh/sa/waypoint\"]";
+    let config = good(&peers(&format!("profile = \"hbone\"\n{waypoint}")));
+    let trusted_waypoints = vec!["spiffe://example.org/ns/mesh/sa/waypoint".parse().unwrap()];
+    assert_eq!(config.channel.profile, crate::channel::Profile::Hbone { trusted_waypoints });
+    assert_eq!(good(GOOD).channel.profile, crate::channel::Profile::Native);
+    let said = bad(&peers(waypoint));
+    assert!(said.ends_with("`peers.trusted_waypoints` is of no use without `profile = \"hbone\"`"), "{said}");
+    let said = bad(&peers("profile = \"hbnoe\""));
+    assert!(said.ends_with("must be `native` or `hbone`, got `hbnoe`; did you mean `hbone`?"), "{said}");
+}

@@ -74,7 +74,11 @@ fn header(inbound: &Inbound, addr: Option<SocketAddr>, seat: &Living) -> Result<
     let session = seat.session();
     let said = ProxyV2 {
         // A Unix socket has no address of the peer's family; the peer's is worth telling all the same.
-        addresses: session.map(|s| (s.remote, addr.unwrap_or_else(|| unspecified(s.remote)))),
+        addresses: seat
+            .source
+            .parse()
+            .ok()
+            .map(|source| (source, addr.unwrap_or_else(|| unspecified(source)))),
         authority: inbound.name.as_str(),
         decision: seat.decision,
         identity: &seat.facts.device.id,

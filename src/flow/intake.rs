@@ -84,7 +84,7 @@ impl Intake {
                 id: session.peer.id().clone(),
                 device: session.device(now),
                 direction: Direction::Inbound,
-                source: session.remote.to_string(),
+                source: arrival.source.to_string(),
                 session: Some(session),
                 uid: None,
             },

@@ -11,6 +11,7 @@ mod table;
 
 pub use intake::{Asker, Intake, Wanted};
 pub use record::look_after;
+pub use relay::{End, Ways, relay};
 pub use run::{Rooms, decision_id, judge_again, run};
 pub use settings::*;
-pub use table::{Cut, Living, Table};
+pub use table::{Cut, Living, Seat, Table};

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::ring::sign::{any_ecdsa_type, any_eddsa_type};
 use rustls::pki_types::pem::{PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
@@ -15,6 +14,7 @@ use super::Settings;
 use super::file::{read, read_secret};
 use super::material::Own;
 use super::problem::{Problem, Unusable};
+use super::provider::{any_ecdsa_type, any_eddsa_type};
 use super::svid::{SvidError, svid};
 use super::trust::{Lists, Revocation, Root, Stage, check_chain};
 use crate::model::{Reason, Timestamp};

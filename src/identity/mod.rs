@@ -4,6 +4,7 @@ pub mod authority;
 mod distributed;
 mod enrol;
 mod file;
+#[cfg(not(feature = "aws-lc"))]
 mod hybrid;
 mod install;
 mod joining;

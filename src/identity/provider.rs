@@ -3,13 +3,27 @@
 use std::sync::Arc;
 
 use rustls::SignatureScheme;
-use rustls::crypto::ring::{cipher_suite, kx_group};
+#[cfg(feature = "aws-lc")]
+use rustls::crypto::aws_lc_rs as library;
+#[cfg(not(feature = "aws-lc"))]
+use rustls::crypto::ring as library;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+#[cfg(feature = "aws-lc")]
+use webpki::aws_lc_rs as signed_with;
+#[cfg(not(feature = "aws-lc"))]
+use webpki::ring as signed_with;
+
+use library::{cipher_suite, kx_group};
 
 use super::Pq;
+#[cfg(not(feature = "aws-lc"))]
 use super::hybrid::X25519MLKEM768;
+#[cfg(feature = "aws-lc")]
+use library::kx_group::X25519MLKEM768;
 
-/// TLS 1.3 suites and groups of ring, with X25519MLKEM768 as `pq` says.
+pub(crate) use library::sign::{any_ecdsa_type, any_eddsa_type};
+
+/// TLS 1.3 suites and groups of ring, or of AWS-LC with the feature `aws-lc`; with X25519MLKEM768 as `pq` says.
 ///
 /// Certificates and handshakes may be signed with P-256, P-384 or Ed25519 keys, nothing else.
 pub fn provider(pq: Pq) -> Arc<CryptoProvider> {
@@ -27,24 +41,24 @@ pub fn provider(pq: Pq) -> Arc<CryptoProvider> {
         ],
         kx_groups,
         signature_verification_algorithms: ALGORITHMS,
-        ..rustls::crypto::ring::default_provider()
+        ..library::default_provider()
     })
 }
 
 /// What may have signed a certificate, a CRL or a handshake.
 pub(crate) static ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: &[
-        webpki::ring::ECDSA_P256_SHA256,
-        webpki::ring::ECDSA_P256_SHA384,
-        webpki::ring::ECDSA_P384_SHA256,
-        webpki::ring::ECDSA_P384_SHA384,
-        webpki::ring::ED25519,
+        signed_with::ECDSA_P256_SHA256,
+        signed_with::ECDSA_P256_SHA384,
+        signed_with::ECDSA_P384_SHA256,
+        signed_with::ECDSA_P384_SHA384,
+        signed_with::ED25519,
     ],
     // TLS 1.3 ties each scheme to one curve (RFC 8446 §4.2.3).
     mapping: &[
-        (SignatureScheme::ECDSA_NISTP256_SHA256, &[webpki::ring::ECDSA_P256_SHA256]),
-        (SignatureScheme::ECDSA_NISTP384_SHA384, &[webpki::ring::ECDSA_P384_SHA384]),
-        (SignatureScheme::ED25519, &[webpki::ring::ED25519]),
+        (SignatureScheme::ECDSA_NISTP256_SHA256, &[signed_with::ECDSA_P256_SHA256]),
+        (SignatureScheme::ECDSA_NISTP384_SHA384, &[signed_with::ECDSA_P384_SHA384]),
+        (SignatureScheme::ED25519, &[signed_with::ED25519]),
     ],
 };
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, H2Client, Service, Yard, echo, free_addr, within};
+use crate::support::{Client, H2Client, Service, Sidecar, Yard, connect_tls, echo, free_addr, until, within};
 
 /// Asks a SOCKS5 door for `host`; gives the reply code and the flow.
 async fn socks5(door: SocketAddr, host: &str) -> (u8, TcpStream) {
@@ -61,4 +61,50 @@ async fn both_languages_of_the_peers_door_reach_a_service_and_hear_the_same_refu
     }
     server.wrote("deny", "policy_denied").await;
     assert_eq!(orders.visitors(), 4);
+}
+
+/// A sidecar whose peers' door speaks HBONE; `more` follows its table.
+async fn hbone(yard: &Yard, target: &str, more: &str) -> (Sidecar, SocketAddr) {
+    let door = free_addr();
+    let config = format!(
+        "[peers]\nlisten = \"{door}\"\nprofile = \"hbone\"\n{more}\n[[inbound]]\nname = \"orders\"\n\
+         target = \"{target}\"\nprotocol = \"tcp\"\n"
+    );
+    (yard.run("server-1", &config).await, door)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_hbone_door_speaks_h2_alone_and_refuses_with_its_three_statuses() {
+    let yard = Yard::new();
+    let dead = free_addr();
+    let (_server, door) = hbone(&yard, &dead.to_string(), "").await;
+    let (web, kiosk) = (yard.issue("web-1"), yard.issue("kiosk-1"));
+    assert!(connect_tls(door, &web, b"http/1.1").await.is_err());
+    let ask = async |who, target: &str| {
+        let (status, reason, ..) = H2Client::connect(door, who).await.ask(target).await.unwrap();
+        (status, reason)
+    };
+    assert_eq!(ask(&kiosk, &dead.to_string()).await, (401, "policy_denied".into()));
+    assert_eq!(ask(&web, "192.0.2.1:80").await, (401, "service_unknown".into()));
+    assert_eq!(ask(&web, &dead.to_string()).await, (503, "connect_refused".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwarded_counts_from_a_listed_waypoint_only() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let trusted = "trusted_waypoints = [\"spiffe://example.org/device/brief-1\"]\n";
+    let (server, door) = hbone(&yard, &orders.addr.to_string(), trusted).await;
+    for (device, source) in [("web-1", "127.0.0.1"), ("brief-1", "192.0.2.99")] {
+        let said = [("forwarded", "for=\"192.0.2.99:4711\";host=x"), ("baggage", "service.name=admin")];
+        let session = H2Client::connect(door, &yard.issue(device)).await;
+        let (status, ..) = session.ask_with(&orders.addr.to_string(), &said).await.unwrap();
+        assert_eq!(status, 200);
+        let id = format!("spiffe://example.org/device/{device}");
+        let open = until("its entry", async || {
+            server.entries().into_iter().find(|e| e["kind"] == "open" && e["device"] == *id)
+        })
+        .await;
+        assert_eq!(open["source"], source, "{open}");
+    }
 }

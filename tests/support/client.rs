@@ -86,6 +86,9 @@ pub fn refusal(head: &str) -> Option<(u16, String)> {
     (status != 200).then(|| (status, reason.unwrap_or_default()))
 }
 
+/// An answer's status and reason, and the flow's two halves.
+pub type Asked = (u16, String, h2::SendStream<Bytes>, h2::RecvStream);
+
 /// One h2 session with many flows, as a sidecar has it.
 pub struct H2Client(h2::client::SendRequest<Bytes>);
 
@@ -114,11 +117,20 @@ impl H2Client {
     }
 
     /// Asks for `target`; gives the answer's status and reason, and the flow's two halves.
-    pub async fn ask(
+    pub async fn ask(&self, target: &str) -> Result<Asked, h2::Error> {
+        self.ask_with(target, &[]).await
+    }
+
+    /// The same with more headers.
+    pub async fn ask_with(
         &self,
         target: &str,
-    ) -> Result<(u16, String, h2::SendStream<Bytes>, h2::RecvStream), h2::Error> {
+        headers: &[(&'static str, &'static str)],
+    ) -> Result<Asked, h2::Error> {
         let mut request = Request::new(());
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, http::HeaderValue::from_static(value));
+        }
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() = Uri::builder().authority(target).build().unwrap();
         let (answer, send) = self.0.clone().ready().await?.send_request(request, false)?;

@@ -37,6 +37,7 @@ fn settings() -> channel::Settings {
     let seconds = Duration::from_secs;
     channel::Settings {
         listen: None,
+        profile: crate::channel::Profile::Native,
         connections_max: 1,
         streams_max: 10,
         handshake_timeout: seconds(10),

@@ -2,6 +2,7 @@
 
 mod bent;
 mod distributed;
+#[cfg(not(feature = "aws-lc"))]
 mod hybrid;
 mod load;
 mod renew;

@@ -78,18 +78,23 @@ const TYPE: &str = "type.googleapis.com/envoy.extensions";
 #[ignore = "needs envoy, nginx, curl: run `just test-peers`"]
 async fn envoy_reaches_a_service_behind_us_by_its_address() {
     let nginx = nginx();
-    let yard = Yard::new();
-    let (sidecar, door) = yard.server(&nginx.addr.to_string(), "").await;
-    let app = free_addr();
-    let _envoy = envoy(&client(app, door, &yard.issue("web-1"), &nginx.addr.to_string()), app);
-    let answer = curl(&format!("http://{app}/"));
-    assert_eq!(stdout(&answer), "nginx says hello\n", "{answer:?}");
-    let open = sidecar.wrote("open", "").await;
-    assert_eq!(
-        (&open["device"], &open["service"], &open["source"]),
-        (&"spiffe://example.org/device/web-1".into(), &"orders".into(), &"127.0.0.1".into()),
-        "{open}"
-    );
+    // Envoy says that it acts for 192.0.2.99. That counts where it is listed.
+    for (trusted, source) in [("", "127.0.0.1"), ("\"spiffe://example.org/device/web-1\"", "192.0.2.99")] {
+        let yard = Yard::new();
+        let (door, app) = (free_addr(), free_addr());
+        let config = format!(
+            "[peers]\nlisten = \"{door}\"\nprofile = \"hbone\"\ntrusted_waypoints = [{trusted}]\n\n\
+             [[inbound]]\nname = \"orders\"\ntarget = \"{}\"\nprotocol = \"tcp\"\n",
+            nginx.addr
+        );
+        let sidecar = yard.run("server-1", &config).await;
+        let _envoy = envoy(&client(app, door, &yard.issue("web-1"), &nginx.addr.to_string()), app);
+        let answer = curl(&format!("http://{app}/"));
+        assert_eq!(stdout(&answer), "nginx says hello\n", "{answer:?}");
+        let open = sidecar.wrote("open", "").await;
+        let said = [&open["device"], &open["service"], &open["source"]];
+        assert_eq!(said, ["spiffe://example.org/device/web-1", "orders", source], "{open}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,7 +103,7 @@ async fn a_flood_of_continuations_ends_its_own_connection_and_no_other() {
 #[ignore = "needs python h2: run `just test-peers`"]
 async fn a_stream_of_one_byte_frames_costs_what_its_bytes_cost_and_harms_no_other() {
     let (abused, server) = abuse("tiny-data").await;
-    assert!(abused["sent"].as_u64().unwrap() > 10_000, "{abused}");
+    assert!(abused["sent"].as_u64().unwrap() > 1000, "{abused}");
     assert!(server.resident_kib() < 64 * 1024, "{} KiB", server.resident_kib());
 }
 
