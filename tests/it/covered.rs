@@ -53,12 +53,13 @@ async fn covered(life: Duration, hold: Duration) {
     }
     // A flow that failed has panicked.
     traffic.join_all().await;
+    let held_for = since.elapsed();
     for (side, name) in [(&server, "server-1"), (&web, "web-1")] {
-        let proofs = proofs(side);
+        let (proofs, entries) = (proofs(side), side.entries());
         let now = last_time(side);
         let mut widest = 0;
         for (session, proven) in &proofs {
-            check(session, proven, &side.entries());
+            check(session, proven, &entries);
             widest = widest.max(proven.iter().map(|p| &p.serial).collect::<BTreeSet<_>>().len());
         }
         let lives = usize::try_from(hold.as_secs() / life.as_secs()).unwrap();
@@ -76,9 +77,8 @@ async fn covered(life: Duration, hold: Duration) {
     }
     let opened = opened.load(Ordering::Relaxed);
     println!(
-        "certificates of {life:?}: one flow held for {:?} with {rounds} round trips, {opened} flows opened beside it, \
-         none failed",
-        since.elapsed()
+        "certificates of {life:?}: one flow held for {held_for:.0?} with {rounds} round trips, {opened} flows opened \
+         beside it, none failed"
     );
 }
 
