@@ -492,12 +492,13 @@ fn learn(
     young: bool,
     service: u64,
 ) {
+    let (Some(Normal { vector, off, surprise, odds }), Some(model)) = (normal, model) else { return };
+    // Only flows that ended: what a suspect left in the relation must not be learnt when its next one opens.
     if !young
         && let Some(relation) = device.relations.iter_mut().find(|r| r.count > 0 && r.service.0 == service)
     {
         relation.learn_share();
     }
-    let (Some(Normal { vector, off, surprise, odds }), Some(model)) = (normal, model) else { return };
     model.add(projections, &off);
     if device.stage == Stage::Learn && model.total > MODEL_MIN {
         device.generic.add(surprise);

@@ -67,25 +67,27 @@ impl Play {
     }
 }
 
-/// Asserts that the rule acts within `most` turns, and that nothing of its name does when it is off.
-fn caught(rule: Rule, most: u64, gap_s: f64, turn: fn(&mut Play, u64) -> Verdict) {
-    let found = Play::settled().until(most, gap_s, turn);
+/// Asserts that the rule acts within `most` turns when those of `apart` are off, and is silent when it is off itself.
+fn caught(rule: Rule, apart: &[Rule], most: u64, gap_s: f64, turn: fn(&mut Play, u64) -> Verdict) {
+    let found = Play::settled_without(apart.to_vec()).until(most, gap_s, turn);
     assert!(found.is_some_and(|(r, _)| r == rule), "{rule}: {found:?}");
-    let without = Play::settled_without(vec![rule]).until(most, gap_s, turn);
+    let without = Play::settled_without([apart, &[rule]].concat()).until(most, gap_s, turn);
     assert!(without.is_none_or(|(r, _)| r != rule), "{rule} is off: {without:?}");
 }
 
 #[test]
 fn each_named_rule_catches_its_attack_and_is_silent_when_off() {
-    caught(Rule::Scan, 12, 0.5, |p, i| p.flow("x", i as u16, End::Refused, [0, 0]));
-    caught(Rule::Scan, 25, 10.0, |p, i| p.flow("x", i as u16, End::Refused, [0, 0]));
-    caught(Rule::Scan, 40, 300.0, |p, i| p.flow("x", i as u16, End::Refused, [0, 0]));
-    caught(Rule::FanOut, 8, 2.0, |p, i| p.flow(&format!("y{i}"), 443, End::Fin, [500, 4000]));
-    caught(Rule::Failures, 30, 5.0, |p, _| p.flow("x", 1, End::Refused, [0, 0]));
-    caught(Rule::Exfil, 20, 1.0, |p, _| p.flow("svc-0", 443, End::Fin, [2_000_000, 1000]));
-    caught(Rule::Flood, 40, 0.01, |p, _| p.flow("svc-0", 443, End::Fin, [450, 4000]));
-    caught(Rule::Beacon, 15, 60.0, |p, i| p.flow("c2", 443, End::Fin, [300 + i % 3, 100]));
-    caught(Rule::Flip, 8, 10.0, |p, _| p.flow("svc-0", 443, End::Fin, [600_000, 10]));
+    use Rule::{Beacon, Exfil, Failures, FanOut, Flip, Flood, Scan};
+    let scan = |p: &mut Play, i: u64| p.flow("x", i as u16, End::Refused, [0, 0]);
+    caught(Scan, &[FanOut], 12, 0.5, scan);
+    caught(Scan, &[FanOut], 25, 10.0, scan);
+    caught(Scan, &[FanOut], 40, 300.0, scan);
+    caught(FanOut, &[], 8, 2.0, |p, i| p.flow(&format!("y{i}"), 443, End::Fin, [500, 4000]));
+    caught(Failures, &[Beacon], 30, 5.0, |p, _| p.flow("x", 1, End::Refused, [0, 0]));
+    caught(Exfil, &[Flip], 20, 1.0, |p, _| p.flow("svc-0", 443, End::Fin, [2_000_000, 1000]));
+    caught(Flood, &[], 40, 0.01, |p, _| p.flow("svc-0", 443, End::Fin, [450, 4000]));
+    caught(Beacon, &[], 15, 60.0, |p, i| p.flow("c2", 443, End::Fin, [300 + i % 3, 100]));
+    caught(Flip, &[Exfil], 8, 10.0, |p, _| p.flow("svc-0", 443, End::Fin, [600_000, 10]));
 }
 
 #[test]
