@@ -33,6 +33,23 @@ test-load:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 load:: stalls
 
+# Network namespaces as hosts, whose links are cut while devices join; wants root, and takes 2 minutes
+test-hosts:
+    .ci/hosts
+    cargo build --locked --release
+    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 hosts::
+
+# How fast access ends, 50 times for each way to end it; wants root, and takes 8 minutes
+test-cuts:
+    .ci/hosts
+    cargo build --locked --release
+    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 cuts::
+
+# Ten minutes on certificates that live for one, under constant traffic
+test-renewal:
+    cargo build --locked --release
+    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 covered::
+
 # Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
 fuzz seconds="60" *targets="":
     .ci/fuzz {{seconds}} {{targets}}

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::build::StartError;
+use super::contact::Contact;
 use crate::audit::{Entry, Kind, Log, Source};
 use crate::channel::{AttestError, Attester, Digests, Outcome, Remembered, Session, Standing, Witness};
 use crate::config::Config;
@@ -20,10 +21,17 @@ pub(super) struct Notary {
     pub audit: Log,
     pub metrics: Metrics,
     pub table: Table,
+    /// What the authority says of others.
+    pub contact: std::sync::Arc<Contact>,
 }
 
 impl Witness for Notary {
     fn attested(&self, session: &Session, outcome: &Outcome, now: Timestamp) -> Result<(), Reason> {
+        let version = match outcome.standing {
+            Standing::Leased { record_version, .. } => Some(record_version),
+            Standing::Exempt | Standing::Unproven(_) => None,
+        };
+        self.contact.admits(session.peer.id(), version)?;
         let newest = session.proven();
         let leaf = outcome.renewed.as_ref().unwrap_or(&newest).svid();
         let standing = match outcome.standing {
@@ -80,6 +88,7 @@ fn about(session: &Session, now: Timestamp, kind: Kind) -> Entry {
         transport: Some(session.transport),
         group: Some(session.group.into()),
         cipher: Some(session.cipher.into()),
+        key_age_s: Some(now.since(session.since).as_secs()),
         ..Entry::new(now, kind)
     }
 }

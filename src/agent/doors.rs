@@ -7,7 +7,10 @@ use std::time::Duration;
 use crate::audit::{Entry, Kind, Source};
 use bytes::Bytes;
 
-use crate::channel::{self, Attester, EVIDENCE_ERRAND, Keeper, Session, Standing};
+use super::bulletin::Board;
+use crate::channel::{
+    self, Attester, EVIDENCE_ERRAND, Keeper, NEWS_ERRAND, PART_ERRAND, RENEW_ERRAND, Session, Standing,
+};
 use crate::flow::{self, Intake, Rooms};
 use crate::limits::{Handshakes, Knocks};
 use crate::model::{Reason, Refusal, SpiffeId, Timestamp};
@@ -18,6 +21,8 @@ pub(super) struct Doorkeeper {
     pub rooms: Arc<Rooms>,
     pub own: SpiffeId,
     pub attester: Attester,
+    /// Where the news hang, when this sidecar is the authority.
+    pub board: Option<Arc<Board>>,
     pub knocks: Arc<Knocks>,
     pub handshakes: Handshakes,
 }
@@ -66,6 +71,9 @@ impl Keeper for Doorkeeper {
         body: Result<Bytes, Reason>,
     ) -> BoxFuture<Result<Bytes, Refusal>> {
         let now = Timestamp::now();
+        if let (NEWS_ERRAND | PART_ERRAND | RENEW_ERRAND, Ok(body)) = (name, &body) {
+            return self.for_authority(session, name.to_owned(), body.clone(), now);
+        }
         let done = match (name, body) {
             (EVIDENCE_ERRAND, Ok(body)) => self.attester.answer(&session, &body, now).map(Bytes::from),
             (_, Err(reason)) => Err(self.errand_refused(&session, name, reason, now)),
@@ -83,6 +91,32 @@ impl Keeper for Doorkeeper {
 }
 
 impl Doorkeeper {
+    /// What only an authority does, and only for who has proven its device.
+    fn for_authority(
+        &self,
+        session: Arc<Session>,
+        name: String,
+        body: Bytes,
+        now: Timestamp,
+    ) -> BoxFuture<Result<Bytes, Refusal>> {
+        let refused = match (session.standing(), &self.board) {
+            (Standing::Unproven(reason), _) => Err(reason),
+            (_, None) => Err(Reason::AuthorityAbsent),
+            (_, Some(board)) => Ok(Arc::clone(board)),
+        };
+        match refused {
+            Err(reason) => {
+                Box::pin(std::future::ready(Err(self.errand_refused(&session, &name, reason, now))))
+            }
+            Ok(board) => Box::pin(async move {
+                match board.errand(&session, &name, &body).await {
+                    Some(done) => done,
+                    None => Err(Refusal::new(flow::decision_id(now), Reason::ErrandUnknown)),
+                }
+            }),
+        }
+    }
+
     fn errand_refused(&self, session: &Session, name: &str, reason: Reason, now: Timestamp) -> Refusal {
         let refusal = Refusal::new(flow::decision_id(now), reason);
         self.rooms.metrics.refused(reason);

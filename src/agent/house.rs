@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::contact::Contact;
 use super::watch::Orders;
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::{Attester, OwnStanding, Sessions, Standing};
@@ -25,7 +26,40 @@ pub(super) struct Inside {
     /// Asks the sidecar to drain and stop.
     pub asked: mpsc::Sender<()>,
     pub config: Config,
+    pub contact: Arc<Contact>,
     pub since: Timestamp,
+}
+
+impl Inside {
+    /// What there is to say of the authority; nothing when all is well.
+    fn remark(&self, now: Timestamp) -> String {
+        let state = self.contact.state();
+        let silence = now.since(state.last.unwrap_or(self.since));
+        let mut remarks = Vec::new();
+        if let (Some(problem), Some(_)) = (&state.problem, &self.contact.authority) {
+            remarks.push(format!(
+                "the authority has not been heard for {} s, nothing new joins or is renewed: {problem}",
+                silence.as_secs()
+            ));
+        }
+        remarks.extend(state.refused);
+        if state.skew_ms.unsigned_abs() > SKEW_TOLD_MS {
+            remarks.push(skew_text(state.skew_ms));
+        }
+        remarks.join("; ")
+    }
+
+    fn authority_json(&self, now: Timestamp) -> Value {
+        let Some(id) = &self.contact.authority else { return Value::Null };
+        let state = self.contact.state();
+        json!({
+            "id": id.as_str(),
+            "heard": state.last.map(|at| at.to_string()),
+            "silence_s": now.since(state.last.unwrap_or(self.since)).as_secs(),
+            "clock_ahead_ms": state.skew_ms,
+            "remark": self.remark(now),
+        })
+    }
 }
 
 impl House for Inside {
@@ -36,12 +70,18 @@ impl House for Inside {
     fn checks(&self) -> Vec<Check> {
         let now = Timestamp::now();
         let identity = self.identity.status(now);
+        let margin = self.config.enrolment.ready_before;
         let certificate = if now >= identity.not_after {
             Err(format!("the certificate expired at {}", identity.not_after))
+        } else if now.plus(margin) >= identity.not_after && !margin.is_zero() {
+            Err(format!("the certificate ends soon, at {}", identity.not_after))
         } else {
             Ok(())
         };
         let crl = match identity.crl {
+            CrlStatus::Good { next_update } if now.plus(margin) >= next_update && !margin.is_zero() => {
+                Err(format!("the revocation list ends soon, at {next_update}"))
+            }
             CrlStatus::Off | CrlStatus::Good { .. } => Ok(()),
             CrlStatus::Expired { next_update } => {
                 Err(format!("the revocation list expired at {next_update}"))
@@ -72,6 +112,8 @@ impl House for Inside {
         ]
         .into_iter()
         .map(|(name, found)| Check { name, ok: found.is_ok(), sentence: found.err().unwrap_or_default() })
+        // What is issued goes on without the authority: it is told, and makes nothing red.
+        .chain(std::iter::once(Check { name: "authority", ok: true, sentence: self.remark(now) }))
         .collect()
     }
 
@@ -103,6 +145,7 @@ impl House for Inside {
                 "entries": audit.size, "queued": audit.queued, "refused": audit.refused,
                 "dropped": audit.dropped, "failing": audit.failing,
             },
+            "authority": self.authority_json(now),
             "flows": self.rooms.table.len(),
             "descriptors": format!("{} of {}", usage.descriptors_used, usage.descriptors_limit),
             "resident_bytes": usage.resident_bytes,
@@ -228,3 +271,12 @@ fn crl_text(crl: &CrlStatus) -> String {
 
 /// Flows and sessions listed in one answer.
 const LISTED_MAX: usize = 1000;
+
+/// In words for people.
+fn skew_text(skew_ms: i64) -> String {
+    let (by, way) = (skew_ms.unsigned_abs(), if skew_ms > 0 { "behind" } else { "ahead of" });
+    format!("the clock of this host is {}.{:03} s {way} the authority's", by / 1000, by % 1000)
+}
+
+/// A difference of the clocks that is told.
+const SKEW_TOLD_MS: u64 = 5_000;

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::attest;
+use super::contact::Contact;
 use crate::audit::{Entry, Kind};
 use crate::channel::{Attester, Digests, Session, Sessions, Standing};
 use crate::device;
@@ -38,6 +39,8 @@ pub(super) struct Watchman {
     pub config_digest: [u8; 32],
     pub sessions: Sessions,
     pub policy_dir: PathBuf,
+    /// How it stands with the authority, and what it says of others.
+    pub contact: Arc<Contact>,
 }
 
 /// How to reach the watchman.
@@ -74,6 +77,8 @@ struct Seen {
     hour: u8,
     second: u64,
     minute: u64,
+    /// When the watch began.
+    since: Timestamp,
     /// When this machine was looked at last.
     looked: Instant,
     /// Entries in the log, and entries it could not take.
@@ -99,6 +104,7 @@ impl Watchman {
             hour: now.hour(),
             second: now.as_secs(),
             minute: now.as_secs() / 60,
+            since: now,
             looked: Instant::now(),
             entries: 0,
             lost: 0,
@@ -155,6 +161,10 @@ impl Watchman {
         for living in self.rooms.table.all() {
             flow::look_after(metrics, &living, look);
         }
+        if self.contact.authority.is_some() {
+            let last = self.contact.state().last.unwrap_or(seen.since);
+            metrics.authority_silent(now.since(last));
+        }
         attest::save_versions(&self.attester, &self.device.records);
         if seen.looked.elapsed() >= self.device.look_interval {
             seen.looked = Instant::now();
@@ -173,6 +183,11 @@ impl Watchman {
         if session.proven().svid().not_after <= now {
             return Err(Reason::SessionExpired);
         }
+        let version = match session.standing() {
+            Standing::Leased { record_version, .. } => Some(record_version),
+            Standing::Exempt | Standing::Unproven(_) => None,
+        };
+        self.contact.admits(session.peer.id(), version)?;
         match session.standing() {
             Standing::Leased { lease, .. } if lease.check(now).is_err() => {
                 match now < lease.until.plus(self.device.lease_drain) {
@@ -249,7 +264,9 @@ impl Watchman {
     /// Verifies every living session's chain against the bundle, list and clock of now.
     fn recheck_sessions(&self, now: Timestamp) {
         for session in self.sessions.all() {
-            if let Err(reason) = self.identity.recheck(&session.proven(), now) {
+            let still =
+                self.identity.recheck(&session.proven(), now).and_then(|()| self.lapsed(&session, now));
+            if let Err(reason) = still {
                 self.end_session(&session, reason, now);
             }
         }

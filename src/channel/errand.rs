@@ -1,14 +1,16 @@
 //! A request on a session that is no flow: a POST below [`ERRAND_PATH`] with a small body and a small answer.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use h2::RecvStream;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::listen::{Keeper, PROXY_STATUS, refusal_head};
 use super::session::Session;
@@ -21,6 +23,26 @@ pub const ERRAND_PATH: &str = "/.well-known/countersign/";
 pub const ERRAND_LEN_MAX: usize = 64 * 1024;
 /// Errands under way on one session; one more is refused with `errands_limited`.
 pub const ERRANDS_MAX: usize = 8;
+/// Errands that one session may begin in a second, and twice as many at once; likewise.
+pub const ERRANDS_PER_SECOND: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+/// How many errands one session may have under way, and how often it may begin one: each costs signatures.
+pub(super) struct Turnstile {
+    places: Semaphore,
+    rate: DefaultDirectRateLimiter,
+}
+
+impl Turnstile {
+    pub(super) fn new() -> Self {
+        let quota = Quota::per_second(ERRANDS_PER_SECOND).allow_burst(ERRANDS_PER_SECOND.saturating_add(100));
+        Self { places: Semaphore::new(ERRANDS_MAX), rate: RateLimiter::direct(quota) }
+    }
+
+    fn enter(&self) -> Result<SemaphorePermit<'_>, Reason> {
+        self.rate.check().map_err(|_| Reason::ErrandsLimited)?;
+        self.places.try_acquire().map_err(|_| Reason::ErrandsLimited)
+    }
+}
 
 /// The name of the errand that a request is, when it is one.
 pub(super) fn name_of<B>(request: &Request<B>) -> Option<&str> {
@@ -31,7 +53,7 @@ pub(super) fn name_of<B>(request: &Request<B>) -> Option<&str> {
 pub(super) struct Caller {
     pub keeper: Arc<dyn Keeper>,
     pub session: Arc<Session>,
-    pub running: Arc<Semaphore>,
+    pub turnstile: Arc<Turnstile>,
     pub timeout: Duration,
 }
 
@@ -39,10 +61,10 @@ impl Caller {
     /// Reads the body, has the keeper do what it asks, answers.
     pub(super) async fn serve(self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         let name = name_of(&request).unwrap_or_default().to_owned();
-        let place = self.running.try_acquire();
+        let place = self.turnstile.enter();
         let body = match &place {
             Ok(_) => read(request.into_body(), ERRAND_LEN_MAX, self.timeout).await.map_err(|e| e.reason()),
-            Err(_) => Err(Reason::ErrandsLimited),
+            Err(reason) => Err(*reason),
         };
         let done = self.keeper.errand(Arc::clone(&self.session), &name, body).await;
         let (head, body) = match done {
@@ -63,6 +85,8 @@ pub enum ErrandError {
     /// The connection is gone.
     #[error("the connection is gone: {detail}")]
     Gone {
+        /// Why, as far as it is known.
+        reason: Reason,
         /// In a few words.
         detail: String,
     },
@@ -90,7 +114,7 @@ pub enum ErrandError {
 impl ErrandError {
     fn reason(&self) -> Reason {
         match self {
-            Self::Gone { .. } => Reason::PeerClosed,
+            Self::Gone { reason, .. } => *reason,
             Self::Refused { .. } => Reason::PeerRefused,
             Self::Timeout => Reason::RequestTimeout,
             Self::TooLarge { .. } => Reason::RequestTooLarge,
@@ -117,7 +141,7 @@ async fn ask(
     answer_max: usize,
     timeout: Duration,
 ) -> Result<Bytes, ErrandError> {
-    let gone = |e: h2::Error| ErrandError::Gone { detail: e.to_string() };
+    let gone = |e: h2::Error| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() };
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     // RFC 9113 §8.3.1 wants scheme and authority; who answers was proven by the handshake.
@@ -125,7 +149,8 @@ async fn ask(
         .scheme("https")
         .authority("countersign")
         .path_and_query(format!("{ERRAND_PATH}{name}"));
-    *request.uri_mut() = uri.build().map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
+    *request.uri_mut() =
+        uri.build().map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
     request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/cbor"));
     let mut send = send.clone().ready().await.map_err(gone)?;
     let (answer, mut upload) = send.send_request(request, false).map_err(gone)?;
@@ -160,7 +185,8 @@ async fn read(body: RecvStream, most: usize, timeout: Duration) -> Result<Bytes,
 async fn collect(mut body: RecvStream, most: usize) -> Result<Bytes, ErrandError> {
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.data().await {
-        let chunk = chunk.map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
+        let chunk =
+            chunk.map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
         if whole.len() + chunk.len() > most {
             return Err(ErrandError::TooLarge { most });
         }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 use super::attest::Attester;
-use super::errand::{self, Caller, ERRANDS_MAX};
+use super::errand::{self, Caller, ERRANDS_MAX, Turnstile};
 use super::h1;
 use super::h2_stream::{self, *};
 use super::join::{self, JoinDoor};
@@ -197,7 +197,7 @@ async fn serve_h2(
         keepalive::lost(connection.ping_pong(), door.settings.ping_interval, door.settings.ping_timeout);
     tokio::pin!(lost);
     let mut draining = false;
-    let errands = Arc::new(Semaphore::new(ERRANDS_MAX));
+    let errands = Arc::new(Turnstile::new());
     loop {
         tokio::select! {
             reason = session.until_ended() => {
@@ -217,7 +217,7 @@ async fn serve_h2(
                     let caller = Caller {
                         keeper: Arc::clone(&door.keeper),
                         session: Arc::clone(&session),
-                        running: Arc::clone(&errands),
+                        turnstile: Arc::clone(&errands),
                         timeout: door.settings.handshake_timeout,
                     };
                     tokio::spawn(caller.serve(request, respond));

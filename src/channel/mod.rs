@@ -12,6 +12,7 @@ mod h2_stream;
 mod join;
 mod keepalive;
 mod listen;
+mod news;
 mod session;
 mod settings;
 
@@ -19,11 +20,16 @@ pub use attest::{
     AttestError, AttestRefused, Attester, Digests, EVIDENCE_ERRAND, Outcome, OwnStanding, Remembered, Witness,
 };
 pub use dial::{DialError, Dialled, Dialler, OpenError, dial};
-pub use errand::{ERRAND_LEN_MAX, ERRAND_PATH, ERRANDS_MAX, ErrandError};
+pub use errand::{ERRAND_LEN_MAX, ERRAND_PATH, ERRANDS_MAX, ERRANDS_PER_SECOND, ErrandError};
 pub use join::{
     ALPN_JOIN, AskMessage, Baseline, COMPONENTS_MAX, Clerk, Facts, JOINS_MAX, JoinDoor, JoinError,
-    JoinOutcome, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError, VALUES_MAX, join,
+    JoinOutcome, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError, VALUES_MAX, join, recover,
 };
 pub use listen::{Arrival, Keeper, PeersDoor, serve};
+pub use news::{
+    Barred, Blob, Digests as NewsDigests, FileDigest, NEWS_ERRAND, NEWS_WAIT_MAX, NewsAnswer, NewsAsk,
+    PART_ERRAND, PART_LEN, PartAsk, RENEW_ERRAND, RenewAnswer, STANDINGS_MAX, Standings, decode_renew,
+    encode_renew,
+};
 pub use session::{Session, SessionId, Sessions, Standing};
 pub use settings::*;

@@ -8,6 +8,7 @@ pub mod demo;
 pub mod device;
 pub mod device_queue;
 mod device_show;
+pub mod doctor;
 pub mod join;
 pub mod policy;
 pub mod run;
@@ -49,6 +50,8 @@ enum Command {
     /// Read and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Check what a sidecar stands on: dates, disk, names, peers, authority
+    Doctor(doctor::DoctorArgs),
     /// Show what a running sidecar is and does
     Status(status::StatusArgs),
     /// Have a running sidecar read its policy and certificates again
@@ -73,6 +76,7 @@ pub fn main() -> ExitCode {
         }
         Command::Analyse(args) => analyse::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),
         Command::Drain(args) => status::drain(&args),

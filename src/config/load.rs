@@ -92,6 +92,7 @@ impl<'n> File<'n> {
         let domain = trust.as_ref().ok().map(|identity| &identity.trust_domain);
         let leaf = trust.as_ref().ok().map(|identity| identity.leaf.as_path());
         let device = self.device(root.table("device"), leaf, domain);
+        let enrolment = self.enrolment(root.table("enrolment"), leaf, domain);
         let authority = root.table("authority");
         let authority_at = authority.at();
         let authority = self.authority(authority);
@@ -129,6 +130,7 @@ impl<'n> File<'n> {
             identity: identity::Settings { pq, ..trust? },
             device: device?,
             authority: authority?,
+            enrolment: enrolment?,
             policy: policy?,
             audit: audit?,
             limits: limits?,

@@ -3,6 +3,7 @@
 //! `config` knows every room; no room knows `config`. [`parse`] is pure; [`load`] reads the file for it.
 
 mod doors;
+mod enrolment;
 mod example;
 mod load;
 mod mistake;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 use crate::{audit, capture, channel, console, device, flow, identity, limits, policy, telemetry};
 
+pub use enrolment::{Enrolment, Membership};
 pub use example::EXAMPLE;
 pub use load::{FILE_LEN_MAX, load, parse};
 pub use mistake::{Mistake, Mistakes, Position};
@@ -30,6 +32,8 @@ pub struct Config {
     pub device: device::Settings,
     /// `[authority]`, on the one sidecar that others join at.
     pub authority: Option<identity::authority::Settings>,
+    /// `[enrolment]`.
+    pub enrolment: Enrolment,
     /// `[policy]`.
     pub policy: policy::Settings,
     /// `[audit]`.

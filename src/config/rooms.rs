@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::enrolment::{Enrolment, Membership, PATHS_MAX};
 use super::load::File;
 use super::mistake::Read;
 use super::raw::{Table, Value, cut};
@@ -12,7 +13,7 @@ use super::services::{CONNECT, IDLES, RESTS, WAITS, never_exposed};
 use crate::capture::Listen;
 use crate::device::{self, Component, Thresholds, Weights};
 use crate::identity::authority;
-use crate::model::{SpiffeId, Tier, TrustDomain};
+use crate::model::{Authority, SpiffeId, Tier, TrustDomain};
 use crate::net::UnixMode;
 use crate::{audit, channel, console, identity, limits, policy, telemetry};
 
@@ -194,6 +195,9 @@ impl<'n> File<'n> {
         let leaf_ttl = ttl("leaf_ttl", authority::TTL_DEFAULT, authority::TTL_MAX);
         let crl_ttl = ttl("crl_ttl", authority::CRL_TTL_DEFAULT, authority::CRL_TTL_MAX);
         let record_ttl = ttl("record_ttl", Duration::from_secs(30 * 86_400), RECORD_TTL_MAX);
+        let recover_grace = table.get_or("recover_grace", authority::RECOVER_GRACE_DEFAULT, |v| {
+            v.duration(Duration::ZERO..=authority::RECOVER_GRACE_MAX)
+        });
         table.finish();
         let settings = authority::Settings {
             ca: ca?,
@@ -202,8 +206,50 @@ impl<'n> File<'n> {
             leaf_ttl: leaf_ttl?,
             crl_ttl: crl_ttl?,
             record_ttl: record_ttl?,
+            recover_grace: recover_grace?,
         };
         Ok(there.then_some(settings))
+    }
+
+    pub fn enrolment(
+        &self,
+        mut table: Table<'n>,
+        leaf: Option<&Path>,
+        domain: Option<&TrustDomain>,
+    ) -> Read<Enrolment> {
+        let at = table.at();
+        let authority = table.get("authority").map(|value| {
+            let id = value.parse::<SpiffeId>()?;
+            match domain {
+                Some(ours) if ours != id.trust_domain() => Err(value.wrong(format!(
+                    "is of the trust domain `{}`, expected `identity.trust_domain`, which is `{ours}`",
+                    id.trust_domain()
+                ))),
+                _ => Ok(id),
+            }
+        });
+        let paths = table.get("paths").map(|value| {
+            match value.list(PATHS_MAX, |item| item.parse::<Authority>())? {
+                paths if paths.is_empty() => {
+                    Err(value.wrong("is empty, expected at least one `host:port` of the authority"))
+                }
+                paths => Ok(paths),
+            }
+        });
+        let ready_before =
+            table.get_or("ready_before", Duration::ZERO, |v| v.duration(Duration::ZERO..=authority::TTL_MAX));
+        table.finish();
+        let (authority, paths) = (authority.transpose()?, paths.transpose()?);
+        let membership = match (authority, paths) {
+            (Some(authority), Some(paths)) => Some(Membership { authority, paths }),
+            (None, None) => None,
+            _ => {
+                let why = "`[enrolment]` needs both `authority` and `paths`, or neither";
+                return Err(self.notes.absent(at, why));
+            }
+        };
+        let folder = leaf.and_then(Path::parent).unwrap_or(self.folder);
+        Ok(Enrolment { membership, file: folder.join("authority.toml"), ready_before: ready_before? })
     }
 
     /// A path, relative to the file's folder.
@@ -229,6 +275,7 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     let ping_interval = table.get_or("ping_interval", seconds(10), |v| v.duration(RESTS));
     let ping_timeout = table.get_or("ping_timeout", seconds(20), |v| v.duration(WAITS));
     let idle_timeout = table.get_or("idle_timeout", seconds(90), |v| v.duration(IDLES));
+    let rekey_after = table.get_or("rekey_after", seconds(3600), |v| v.duration(IDLES));
     let resolve_interval = table.get_or("resolve_interval", seconds(5), |v| v.duration(RESTS));
     let resolve_timeout = table.get_or("resolve_timeout", seconds(5), |v| v.duration(WAITS));
     table.finish();
@@ -243,6 +290,7 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
         ping_interval: ping_interval?,
         ping_timeout: ping_timeout?,
         idle_timeout: idle_timeout?,
+        rekey_after: rekey_after?,
         resolve_interval: resolve_interval?,
         resolve_timeout: resolve_timeout?,
     };

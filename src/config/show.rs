@@ -37,6 +37,7 @@ impl Config {
         toml.header("[device]");
         self.show_device(toml);
         self.show_authority(toml);
+        self.show_enrolment(toml);
         toml.header("[peers]");
         match channel.listen {
             Some(address) => toml.text("listen", address),
@@ -81,6 +82,22 @@ impl Config {
         toml.time("leaf_ttl", authority.leaf_ttl);
         toml.time("crl_ttl", authority.crl_ttl);
         toml.time("record_ttl", authority.record_ttl);
+        toml.time("recover_grace", authority.recover_grace);
+    }
+
+    fn show_enrolment(&self, toml: &mut Toml) {
+        toml.header("[enrolment]");
+        match &self.enrolment.membership {
+            Some(membership) => {
+                toml.text("authority", &membership.authority);
+                toml.list("paths", &membership.paths);
+            }
+            None => toml.line(format_args!(
+                "# authority: as `{}` says, if it is there",
+                self.enrolment.file.display()
+            )),
+        }
+        toml.time("ready_before", self.enrolment.ready_before);
     }
 
     fn show_services(&self, toml: &mut Toml) {
@@ -144,6 +161,7 @@ impl Config {
         toml.time("ping_interval", channel.ping_interval);
         toml.time("ping_timeout", channel.ping_timeout);
         toml.time("idle_timeout", channel.idle_timeout);
+        toml.time("rekey_after", channel.rekey_after);
         toml.time("resolve_interval", channel.resolve_interval);
         toml.time("resolve_timeout", channel.resolve_timeout);
         toml.header("[policy]");

@@ -533,12 +533,29 @@ fn the_revocation_list_beside_the_certificates_is_used_when_it_is_there() {
 }
 
 #[test]
+fn an_authority_is_named_with_its_paths_or_not_at_all() {
+    let named = |lines: &str| format!("{GOOD}\n[enrolment]\n{lines}");
+    let both = "authority = \"spiffe://example.org/device/authority\"\npaths = [\"192.0.2.1:15443\"]\n";
+    let config = good(&named(both)).enrolment;
+    assert_eq!(config.membership.unwrap().paths.len(), 1);
+    assert_eq!(config.file, Path::new("/etc/cs/certs/authority.toml"));
+    assert_eq!(
+        good(&named("ready_before = \"7d\"")).enrolment.ready_before,
+        std::time::Duration::from_secs(7 * 86_400)
+    );
+    let said = |lines: &str| bad(&named(lines));
+    assert!(said("paths = [\"192.0.2.1:15443\"]\n").contains("needs both `authority` and `paths`"));
+    assert!(said(&both.replace("[\"192.0.2.1:15443\"]", "[]")).contains("is empty"));
+    assert!(said(&both.replace("example.org", "other.org")).contains("is of the trust domain `other.org`"));
+}
+
+#[test]
 fn the_example_reads_and_so_do_the_defaults_in_its_comments() {
     let example = good(EXAMPLE);
     // A comment that is a key and a value is a default, except what it says it is not.
     let uncommented: String = EXAMPLE
         .lines()
-        .map(|line| match line.strip_prefix("# ") {
+        .map(|line| match line.strip_prefix("# ").filter(|rest| !rest.contains("# no default")) {
             Some(rest) if rest.contains(" = ") && !rest.starts_with("expose") && !rest.starts_with("crl") => {
                 // `socket_mode` is for Unix sockets only.
                 if rest.starts_with("socket_mode") { "\n".into() } else { format!("{rest}\n") }

@@ -190,6 +190,7 @@ pub fn look_after(metrics: &Metrics, living: &Living, now: Instant) {
 
 /// Says which session an entry's flow rides on.
 fn rides(entry: &mut Entry, session: &Session) {
+    entry.key_age_s = Some(entry.at.since(session.since).as_secs());
     entry.transport = Some(session.transport);
     entry.group = Some(session.group.into());
     entry.cipher = Some(session.cipher.into());

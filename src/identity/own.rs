@@ -292,7 +292,7 @@ pub enum CrlStatus {
 /// Signs with the leaf's key: ECDSA P-256 with SHA-256, ASN.1 (RFC 5480, RFC 3279 §2.2.3).
 #[derive(Clone)]
 pub struct LeafSigner {
-    own: Arc<Own>,
+    pub(super) own: Arc<Own>,
 }
 
 impl fmt::Debug for LeafSigner {

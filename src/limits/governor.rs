@@ -129,6 +129,7 @@ pub fn retry_after(reason: Reason) -> Option<Duration> {
         | Reason::FlowsLimited
         | Reason::HandshakesLimited
         | Reason::JoinLimited
+        | Reason::NewsLimited
         | Reason::MemoryExhausted
         | Reason::StreamsExhausted => Some(RETRY_PLACE),
         _ => None,

@@ -279,7 +279,7 @@ reasons! {
     /// Too much of the device changed, or the authority said so.
     DeviceQuarantined "device_quarantined" 403 "http_request_denied"
         "the device is in quarantine"
-        "look at what changed, then `countersign device approve NAME`";
+        "look at what changed, then enrol it again, or `countersign device approve NAME` where an administrator put it there";
     /// The authority took the device out.
     DeviceRevoked "device_revoked" 403 "http_request_denied"
         "the device has been revoked"
@@ -360,6 +360,38 @@ reasons! {
     JoinAckInvalid "join_ack_invalid" 403 "http_request_denied"
         "the acknowledgement is not signed by the key of the new certificate"
         "join again with the same token from the folder that began";
+    /// Renewal or recovery with a key that has been renewed before.
+    RenewSuperseded "renew_superseded" 403 "http_request_denied"
+        "the device asks with a key that it has renewed before"
+        "look for a copy of the device; if there is none, enrol it again: `countersign device invite`";
+    /// Recovery where the authority takes no expired devices.
+    RecoverOff "recover_off" 403 "http_request_denied"
+        "the authority takes back no device whose certificate has expired"
+        "enrol it again: `countersign device invite`, or set `[authority] recover_grace`";
+    /// Recovery later than the grace.
+    RecoverLate "recover_late" 403 "http_request_denied"
+        "the certificate expired longer ago than the authority forgives"
+        "enrol the device again: `countersign device invite`";
+    /// Recovery that does not prove what it must.
+    RecoverRefused "recover_refused" 403 "http_request_denied"
+        "the device does not prove the expired certificate that it wants renewed"
+        "enrol it again: `countersign device invite`; ask who tried";
+    /// An errand for the authority at a sidecar that is none.
+    AuthorityAbsent "authority_absent" 404 "http_request_denied"
+        "this sidecar is no authority"
+        "compare `[enrolment]` with the sidecar that has `[authority]`";
+    /// As many devices wait for news as may.
+    NewsLimited "news_limited" 503 "connection_limit_reached"
+        "as many devices wait for news of the authority as may"
+        "nothing: the device asks again by itself";
+    /// No message between device and authority, or one that is too long.
+    NewsMalformed "news_malformed" 400 "http_request_error"
+        "what came is no message between a device and its authority, or is larger than allowed"
+        "run the same version of Countersign on both sides";
+    /// What the authority sent does not hold.
+    NewsInvalid "news_invalid" 502 "http_response_incomplete"
+        "what the authority sent is broken, badly signed, older than what is here, or does not fit this device"
+        "look at the authority: `countersign audit why ID`; what was here before stays in force";
     /// Our own mistake.
     Internal "internal_error" 500 "proxy_internal_error"
         "something went wrong inside this sidecar"

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -83,8 +83,12 @@ impl Pool {
     ) -> Result<(Bytes, Arc<Session>), ErrandError> {
         let peer = self.peer(peer, paths);
         self.refresh_names(&peer);
-        let connection =
-            self.connection(&peer).await.map_err(|e| ErrandError::Gone { detail: e.to_string() })?;
+        let connection = self
+            .connection(&peer)
+            .await
+            .map_err(|e| ErrandError::Gone { reason: e.reason, detail: e.to_string() })?;
+        // An errand may wait for long: a connection that has one is not idle.
+        let _place = connection.place().ok();
         let answer = connection.post(name, body, answer_max, timeout).await;
         if matches!(answer, Err(ErrandError::Gone { .. } | ErrandError::Timeout)) {
             peer.forget(&connection);
@@ -155,12 +159,7 @@ impl Pool {
         match Box::pin(self.dial(peer)).await {
             Ok(dialled) => {
                 let dialled = Arc::new(dialled);
-                peer.lock().connections.push(Arc::clone(&dialled));
-                tokio::spawn(retire_when_idle(
-                    Arc::downgrade(peer),
-                    Arc::downgrade(&dialled),
-                    self.0.dialler.settings.idle_timeout,
-                ));
+                self.keep(peer, &dialled);
                 Ok(dialled)
             }
             Err(e) => {
@@ -170,6 +169,17 @@ impl Pool {
                 Err(e)
             }
         }
+    }
+
+    /// Puts a connection among the peer's, and looks after it from now on.
+    fn keep(&self, peer: &Arc<Peer>, connection: &Arc<Dialled>) {
+        peer.lock().connections.push(Arc::clone(connection));
+        let (of, it) = (Arc::downgrade(peer), Arc::downgrade(connection));
+        tokio::spawn(retire_when_idle(of.clone(), it.clone(), self.0.dialler.settings.idle_timeout));
+        // Boxed: it makes others of its kind.
+        let replaced: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(replace_when_old(Arc::downgrade(&self.0), of, it));
+        tokio::spawn(replaced);
     }
 
     /// Tries every address of every path in order; the first that proves to be the peer wins.
@@ -275,7 +285,7 @@ impl Peer {
 }
 
 /// Closes a connection that carried no flow for `idle`. Ends by itself when the pool or the connection is gone.
-async fn retire_when_idle(peer: std::sync::Weak<Peer>, connection: std::sync::Weak<Dialled>, idle: Duration) {
+async fn retire_when_idle(peer: Weak<Peer>, connection: Weak<Dialled>, idle: Duration) {
     let mut quiet = false;
     loop {
         tokio::time::sleep(idle / 2).await;
@@ -287,6 +297,36 @@ async fn retire_when_idle(peer: std::sync::Weak<Peer>, connection: std::sync::We
         } else {
             quiet = true;
         }
+    }
+}
+
+/// Makes before it breaks: dials anew when a connection's keys are as old as they may be, and only then lets go of the
+/// old one, which closes with its last flow. Ends by itself when the pool or the connection is gone.
+async fn replace_when_old(pool: Weak<Shared>, peer: Weak<Peer>, connection: Weak<Dialled>) {
+    let Some(after) = pool.upgrade().map(|pool| pool.dialler.settings.rekey_after) else { return };
+    tokio::time::sleep(after).await;
+    loop {
+        let (Some(pool), Some(peer), Some(old)) = (pool.upgrade(), peer.upgrade(), connection.upgrade())
+        else {
+            return;
+        };
+        if old.flows() == 0 {
+            return peer.forget(&old);
+        }
+        let pool = Pool(pool);
+        match Box::pin(pool.dial(&peer)).await {
+            Ok(new) => {
+                let new = Arc::new(new);
+                tracing::info!(peer = %peer.id, old = %old.session.id, new = %new.session.id, "new keys: new flows take a new session");
+                pool.keep(&peer, &new);
+                return peer.forget(&old);
+            }
+            Err(e) => {
+                tracing::warn!(peer = %peer.id, "new keys are due, and a new session cannot be had: {e}")
+            }
+        }
+        drop((pool, peer, old));
+        tokio::time::sleep(REKEY_RETRY).await;
     }
 }
 
@@ -320,5 +360,7 @@ impl From<ResolveError> for PoolError {
     }
 }
 
+/// Pause before a new session is tried for again when new keys are due.
+const REKEY_RETRY: Duration = Duration::from_secs(10);
 /// Connections tried for one flow before it is given up.
 const TRIES_MAX: u32 = 3;

@@ -55,6 +55,8 @@ struct Inner {
     sessions_active: Gauge,
     certificate_expiry: Gauge<u64, AtomicU64>,
     crl_expiry: Gauge<u64, AtomicU64>,
+    authority_heard: Gauge<u64, AtomicU64>,
+    authority_silence: Gauge<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -133,6 +135,16 @@ impl Metrics {
                 "crl_expiry_seconds",
                 "When the revocation list expires, in seconds since 1970; 0 when none is configured",
             ),
+            authority_heard: gauge(
+                &mut registry,
+                "authority_heard_seconds",
+                "When the authority was heard last, in seconds since 1970; 0 when never, or when there is none",
+            ),
+            authority_silence: gauge(
+                &mut registry,
+                "authority_silence_seconds",
+                "Seconds since the authority was heard last, or since the start; 0 when there is none",
+            ),
             registry,
         };
         Self(Arc::new(inner))
@@ -210,6 +222,17 @@ impl Metrics {
     /// When the revocation list expires; none is configured without one.
     pub fn crl_expires(&self, at: Option<Timestamp>) {
         self.0.crl_expiry.set(at.map_or(0, Timestamp::as_secs));
+    }
+
+    /// The authority was heard.
+    pub fn authority_heard(&self, now: Timestamp) {
+        self.0.authority_heard.set(now.as_secs());
+        self.0.authority_silence.set(0);
+    }
+
+    /// The authority has not been heard for so long.
+    pub fn authority_silent(&self, silence: std::time::Duration) {
+        self.0.authority_silence.set(silence.as_secs());
     }
 
     /// OpenMetrics 1.0 text.
@@ -369,6 +392,8 @@ mod tests {
         metrics.sessions(1);
         metrics.certificate_expires(Timestamp::from_secs(1_700_000_000));
         metrics.crl_expires(Some(Timestamp::from_secs(1_600_000_000)));
+        metrics.authority_heard(Timestamp::from_secs(1_500_000_000));
+        metrics.authority_silent(std::time::Duration::from_secs(7));
         metrics.handshake(None);
         for (series, value) in [
             ("countersign_knocks_refused_total", "1"),
@@ -379,6 +404,8 @@ mod tests {
             ("countersign_sessions_active", "1"),
             ("countersign_certificate_expiry_seconds", "1700000000"),
             ("countersign_crl_expiry_seconds", "1600000000"),
+            ("countersign_authority_heard_seconds", "1500000000"),
+            ("countersign_authority_silence_seconds", "7"),
             ("countersign_handshakes_total{result=\"ok\"}", "1"),
             ("countersign_build_info{version=\"1.2.3\"}", "1"),
         ] {

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use countersign::channel::{ERRAND_LEN_MAX, ERRANDS_PER_SECOND};
 use countersign::device::Status;
 use rustix::process::Signal;
 use tokio::net::TcpStream;
 
 use crate::support::{
-    Client, Service, Sidecar, Yard, echo, echoes, ending, enrol, enrol_as, free_addr, machine, on_machine,
-    until,
+    Client, H2Client, Service, Sidecar, Yard, echo, echoes, ending, enrol, enrol_as, free_addr, machine,
+    on_machine, until,
 };
 
 /// `server-1` and `web-1`, each enrolled on a machine of its own.
@@ -65,6 +66,7 @@ async fn two_enrolled_devices_prove_themselves_before_a_byte_passes() {
         assert_eq!(status["sessions"][0]["standing"]["tier"], 1);
         assert_eq!(status["device"]["tier"], 1);
     }
+    p.server.wrote("open", "").await;
     let seq =
         |kind: &str| p.server.entries().iter().find(|e| e["kind"] == kind).unwrap()["seq"].as_u64().unwrap();
     assert!(seq("attest") < seq("open"), "proven before anything is opened");
@@ -180,4 +182,63 @@ async fn a_newer_record_takes_effect_on_living_sessions_and_an_older_one_never_a
     let mut refused = TcpStream::connect(p.app).await.unwrap();
     ending(&mut refused).await;
     server.wrote("deny", "record_rolled_back").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn new_flows_take_a_session_with_new_keys_and_the_old_one_ends_with_its_last_flow() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let p = pair(&yard, &orders, "").await;
+    let Pair { web, app, .. } = p;
+    let config = web.dir.join("countersign.toml");
+    let text = std::fs::read_to_string(&config).unwrap() + "\n[channel]\nrekey_after = \"1s\"\n";
+    drop(web);
+    std::fs::write(&config, text).unwrap();
+    let web = Sidecar::start(config.parent().unwrap()).await;
+    let mut long = TcpStream::connect(app).await.unwrap();
+    echo(&mut long).await;
+    let sessions = async || {
+        let status = web.status().await;
+        let mut ids: Vec<_> =
+            status["sessions"].as_array().unwrap().iter().map(|s| s["session"].to_string()).collect();
+        ids.sort();
+        ids
+    };
+    let before = sessions().await;
+    until("a second session stands beside the first", async || {
+        let now = sessions().await;
+        (now.len() > before.len() && before.iter().all(|id| now.contains(id))).then_some(())
+    })
+    .await;
+    assert!(echoes(&mut long).await, "the long flow stays where it is");
+    let mut new = TcpStream::connect(app).await.unwrap();
+    echo(&mut new).await;
+    drop(long);
+    until("the old session is gone", async || (!sessions().await.contains(&before[0])).then_some(())).await;
+    until("both flows say how old their keys were", async || {
+        let opens = web.entries().into_iter().filter(|e| e["kind"] == "open" && e["key_age_s"].is_u64());
+        (opens.count() == 2).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errands_that_come_too_often_are_refused_and_the_session_goes_on() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let (server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let client = H2Client::connect(door, &yard.issue("web-1")).await;
+    let most = usize::try_from(ERRANDS_PER_SECOND.get()).unwrap() * 2;
+    let mut said = Vec::new();
+    for _ in 0..most + 100 {
+        said.push(client.post("nonsense", b"").await);
+    }
+    assert_eq!(said[0], (404, "errand_unknown".to_owned()));
+    assert!(said.contains(&(503, "errands_limited".to_owned())));
+    assert!(said.iter().all(|(status, _)| [404, 503].contains(status)));
+    server.wrote("deny", "errand_unknown").await;
+    server.wrote("deny", "errands_limited").await;
+    let large = vec![0; ERRAND_LEN_MAX + 1];
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(client.post("evidence", &large).await, (431, "request_too_large".to_owned()));
+    let (status, ..) = client.ask("orders:80").await.unwrap();
+    assert_eq!(status, 200);
 }

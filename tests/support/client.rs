@@ -99,6 +99,20 @@ impl H2Client {
         Self(send)
     }
 
+    /// Posts an errand; gives the answer's status and reason.
+    pub async fn post(&self, errand: &str, body: &[u8]) -> (u16, String) {
+        let mut request = Request::new(());
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = format!("https://countersign/.well-known/countersign/{errand}").parse().unwrap();
+        let mut send = self.0.clone().ready().await.unwrap();
+        let (answer, mut upload) = send.send_request(request, false).unwrap();
+        upload.send_data(Bytes::copy_from_slice(body), true).unwrap();
+        let answer = within("an answer", answer).await.unwrap();
+        let said = answer.headers().get("proxy-status").and_then(|v| v.to_str().ok());
+        let reason = said.and_then(parse_proxy_status).map(|s| s.reason_code.to_string());
+        (answer.status().as_u16(), reason.unwrap_or_default())
+    }
+
     /// Asks for `target`; gives the answer's status and reason, and the flow's two halves.
     pub async fn ask(
         &self,

@@ -49,8 +49,8 @@ pub fn enrol_as(yard: &Yard, name: &str, machine: &Path, version: u64, change: i
         expires_at: now.plus(Duration::from_secs(3600)),
     };
     change(&mut record);
-    let sign = |ca: &dyn Sign| record.to_signed(ca).unwrap();
-    let signed = authority::with_issuing_key(&yard.path().join("ca"), now, sign).unwrap();
+    let sign = |cas: &[&dyn Sign]| record.to_signed(cas[0]).unwrap();
+    let signed = authority::with_issuing_keys(&yard.path().join("ca"), now, sign).unwrap();
     // Whole or not at all: a sidecar may be looking.
     let file = certs.join("device.record");
     fs::write(file.with_extension("new"), signed.text).unwrap();

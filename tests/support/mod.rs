@@ -4,15 +4,21 @@ mod client;
 mod enrolled;
 mod evidence;
 mod foreign;
+mod hosts;
+mod joined;
 mod service;
 mod sidecar;
+mod site;
 
 pub use client::{Client, Credentials, H2Client};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
 pub use evidence::{Key, claims};
 pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
+pub use hosts::{Host, Hosts, Way};
+pub use joined::Fleet;
 pub use service::Service;
-pub use sidecar::{Sidecar, Yard, binary, free_addr};
+pub use sidecar::{Sidecar, Yard, binary, free_addr, publish};
+pub use site::{Device, Site, done};
 
 use std::time::{Duration, Instant};
 

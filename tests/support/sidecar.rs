@@ -73,8 +73,13 @@ impl Yard {
 
     /// Writes certificate, policy and configuration of a sidecar; nothing runs yet. Gives its folder.
     pub fn furnish(&self, name: &str, config: &str) -> PathBuf {
-        let dir = self.path().join(name);
         self.issue(name);
+        self.furnish_without(name, config)
+    }
+
+    /// The same without a certificate: for a device that has yet to join.
+    pub fn furnish_without(&self, name: &str, config: &str) -> PathBuf {
+        let dir = self.path().join(name);
         fs::create_dir_all(dir.join("policies")).unwrap();
         fs::write(dir.join("policies/10-orders.cedar"), POLICY).unwrap();
         fs::write(dir.join("policies/groups.toml"), GROUPS).unwrap();
@@ -122,7 +127,12 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts it and waits until it is ready.
     pub async fn start(dir: &Path) -> Self {
-        let mut sidecar = Self::spawn(dir, &[]);
+        Self::start_by(binary(), dir).await
+    }
+
+    /// The same with a command that comes to the binary, on a host of its own for one.
+    pub async fn start_by(command: Command, dir: &Path) -> Self {
+        let mut sidecar = Self::spawn_by(command, dir, &[]);
         until("the sidecar is ready", async || {
             if let Ok(Some(status)) = sidecar.child.try_wait() {
                 panic!("the sidecar ended with {status}:\n{}", sidecar.log());
@@ -135,15 +145,19 @@ impl Sidecar {
 
     /// Starts it with more arguments and waits for nothing.
     pub fn spawn(dir: &Path, args: &[&str]) -> Self {
+        Self::spawn_by(binary(), dir, args)
+    }
+
+    fn spawn_by(command: Command, dir: &Path, args: &[&str]) -> Self {
         let log = File::options().create(true).append(true).open(dir.join("log")).unwrap();
-        let child = run_command(dir).args(args).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = run_by(command, dir).args(args).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { dir: dir.to_owned(), child }
     }
 
     /// Runs it to its end: for starts that must fail.
     pub fn output(dir: &Path, args: &[&str]) -> Output {
         let mut child =
-            run_command(dir).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            run_by(binary(), dir).args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let since = Instant::now();
         while child.try_wait().unwrap().is_none() {
             if since.elapsed() > PATIENCE {
@@ -241,8 +255,7 @@ impl Drop for Sidecar {
     }
 }
 
-fn run_command(dir: &Path) -> Command {
-    let mut command = binary();
+fn run_by(mut command: Command, dir: &Path) -> Command {
     command.arg("run").arg("--config").arg(dir.join("countersign.toml")).stdin(Stdio::null());
     command
 }

@@ -23,6 +23,8 @@ struct Known {
     /// What it handed us to show next, by the role in which we show it.
     shown_as_client: Option<[u8; 32]>,
     shown_as_server: Option<[u8; 32]>,
+    /// What we have for it to show next as the server: it goes out with our next message.
+    for_server: Option<[u8; 32]>,
     drift_last: Option<Timestamp>,
     turn: Arc<tokio::sync::Mutex<()>>,
     met_at: Timestamp,
@@ -110,7 +112,17 @@ impl Memory {
         next: &[u8; 32],
         now: Timestamp,
     ) -> Result<Generation, Reason> {
-        self.meet(id, now)?.continuity(prover).show(arrival, next)
+        let known = self.meet(id, now)?;
+        let generation = known.continuity(prover).show(arrival, next)?;
+        if prover == Role::Server {
+            known.for_server = Some(*next);
+        }
+        Ok(generation)
+    }
+
+    /// What this device is to show next as the server. The same until it did: a message may be lost.
+    pub(super) fn for_server(&mut self, id: &SpiffeId, now: Timestamp) -> Result<Option<[u8; 32]>, Reason> {
+        Ok(self.meet(id, now)?.for_server)
     }
 
     /// Whether a lease of this generation may go on.

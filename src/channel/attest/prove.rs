@@ -29,10 +29,9 @@ impl Attester {
         let turn = self.memory().turn(session.peer.id(), Timestamp::now()).map_err(plain)?;
         let _turn = turn.lock().await;
         let now = Timestamp::now();
-        let next = fresh()?;
-        let nonce = fresh()?;
-        let message =
-            Message { nonce: Some(nonce), continuity_next: Some(next), ..self.message(session, now)? };
+        let (next, nonce) = (fresh()?, fresh()?);
+        let continuity_next = self.memory().for_server(session.peer.id(), now).map_err(plain)?;
+        let message = Message { nonce: Some(nonce), continuity_next, ..self.message(session, now)? };
         let body =
             message.to_bytes().map_err(|e| AttestRefused { reason: e.reason(), detail: e.to_string() })?;
         session.hand_out(nonce);
@@ -60,11 +59,19 @@ impl Attester {
     /// Our evidence for this session, and what goes with it.
     pub(super) fn message(&self, session: &Session, now: Timestamp) -> Result<Message, AttestRefused> {
         let inner = &*self.0;
-        let (machine, digests) = (inner.machine.load(), inner.digests.load());
+        let mut machine = inner.machine.load_full();
+        let digests = inner.digests.load();
         let binder = session.own_binder();
         let ours = |detail: String| AttestRefused { reason: Reason::Internal, detail };
         let current = inner.identity.signer();
         let renewed = current.svid().fingerprint_sha256 != session.leaf.svid().fingerprint_sha256;
+        let keys = [session.leaf.svid().spki_sha256, current.svid().spki_sha256];
+        // The leaf was renewed a moment ago, and its record lies there, too: nobody has looked yet.
+        if machine.record.as_ref().is_some_and(|r| !keys.contains(&r.read.spki_sha256))
+            && self.look_again(now).is_ok()
+        {
+            machine = inner.machine.load_full();
+        }
         let new_leaf = match renewed {
             true => {
                 let chain = current.chain().iter().map(|der| der.to_vec()).collect();

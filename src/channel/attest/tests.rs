@@ -142,7 +142,8 @@ fn enrol(world: &World, device: &Device, version: u64, change: impl FnOnce(&mut 
         expires_at: now.plus(HOUR),
     };
     change(&mut record);
-    let signed = authority::with_issuing_key(&world.ca(), now, |ca| record.to_signed(ca)).unwrap().unwrap();
+    let signed =
+        authority::with_issuing_keys(&world.ca(), now, |cas| record.to_signed(cas[0])).unwrap().unwrap();
     std::fs::write(&device.settings.record, signed.text).unwrap();
 }
 
@@ -178,9 +179,11 @@ fn meet_as(c: &Identity, client: &Device, s: &Identity, server: &Device) -> Meet
 /// What the client sends on this session.
 fn ask(client: &Device, session: &Session) -> Message {
     let nonce = [7; 32];
-    let own = client.attester.message(session, Timestamp::now()).unwrap();
+    let now = Timestamp::now();
+    let own = client.attester.message(session, now).unwrap();
+    let continuity_next = client.attester.memory().for_server(session.peer.id(), now).unwrap();
     session.hand_out(nonce);
-    Message { nonce: Some(nonce), continuity_next: Some(prove::fresh().unwrap()), ..own }
+    Message { nonce: Some(nonce), continuity_next, ..own }
 }
 
 /// What the server makes of it, and what the client makes of the answer.
@@ -189,7 +192,7 @@ fn told(client: &Device, server: &Device, meeting: &Meeting, message: &Message) 
     let bytes = message.to_bytes().unwrap();
     let answer = server.attester.answer(&meeting.server, &bytes, now).map_err(|refusal| refusal.reason)?;
     let answer = Answer::read(&answer).unwrap();
-    let next = message.continuity_next.unwrap_or_default();
+    let next = prove::fresh().unwrap();
     client.attester.appraised(&meeting.client, &answer.message, &next, now).map_err(|e| e.reason)?;
     meeting.client.was_handed(answer.message.nonce);
     let id = meeting.client.peer.id();
@@ -228,6 +231,33 @@ fn two_enrolled_devices_prove_themselves_to_each_other_and_again() {
     assert_eq!(b.attester.check(&meeting.server, lease_over), Err(Reason::LeaseExpired));
     assert_eq!(a.attester.own().device.tier, Tier::Software);
     assert_eq!(a.attester.own().device.score, Score::from_percent(100));
+}
+
+#[test]
+fn several_sessions_of_two_devices_go_on_side_by_side_and_a_lost_answer_brands_nobody() {
+    let world = World::new();
+    let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
+    let sessions = [meet(&a, &b), meet(&a, &b), meet(&a, &b)];
+    // The other way, too: b dials a while a dials b.
+    let back = [meet(&b, &a), meet(&b, &a)];
+    for round in 0..4 {
+        for (at, meeting) in sessions.iter().enumerate() {
+            exchange(&a, &b, meeting).unwrap_or_else(|e| panic!("{at} in round {round}: {e:?}"));
+        }
+        for meeting in &back {
+            exchange(&b, &a, meeting).unwrap_or_else(|e| panic!("back in round {round}: {e:?}"));
+        }
+        // An answer that is lost ends its session; the others and the next one go on.
+        let lost = meet(&a, &b);
+        b.attester
+            .answer(&lost.server, &ask(&a, &lost.client).to_bytes().unwrap(), Timestamp::now())
+            .unwrap();
+        let _unsent = ask(&a, &meet(&a, &b).client);
+    }
+    for meeting in &sessions {
+        a.attester.check(&meeting.client, Timestamp::now()).unwrap();
+        b.attester.check(&meeting.server, Timestamp::now()).unwrap();
+    }
 }
 
 #[test]
@@ -419,6 +449,18 @@ fn a_leaf_renewed_while_the_session_lives_is_proven_on_it_both_ways() {
     assert_eq!(meeting.client.proven().svid().serial_hex(), serial(&b));
     assert_ne!(meeting.server.peer.svid().serial_hex(), serial(&a));
     exchange(&a, &b, &meeting).unwrap();
+}
+
+#[test]
+fn a_leaf_that_was_renewed_a_moment_ago_comes_with_the_record_that_was_renewed_with_it() {
+    let world = World::new();
+    let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
+    for version in [2, 3] {
+        world.issue("a");
+        a.identity.reload(Timestamp::now()).unwrap();
+        enrol(&world, &a, version, |_| {});
+        exchange(&a, &b, &meet(&a, &b)).unwrap();
+    }
 }
 
 #[test]

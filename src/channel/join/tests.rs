@@ -18,6 +18,7 @@ use crate::channel::{self, Arrival, Keeper, PeersDoor, Sessions};
 use crate::identity::authority::{
     self, Admitted, Approval, Ask, Granted, InviteRequest, JoinRefused, Settings, Token,
 };
+use crate::identity::testing::Book;
 use crate::identity::testing::{HOUR, World, id, nameless_client, raw_client};
 use crate::identity::{self, Enrolment, Joined};
 use crate::model::{DecisionId, Reason, Refusal, SpiffeId, Tier, Timestamp};
@@ -44,6 +45,7 @@ fn settings() -> channel::Settings {
         ping_interval: seconds(10),
         ping_timeout: seconds(20),
         idle_timeout: seconds(90),
+        rekey_after: seconds(3600),
         resolve_interval: seconds(5),
         resolve_timeout: seconds(5),
     }
@@ -110,6 +112,17 @@ impl Clerk for Desk {
         })
     }
 
+    fn recover(
+        &self,
+        ask: authority::RecoverAsk,
+        exporter: [u8; 32],
+        _: SocketAddr,
+    ) -> BoxFuture<Result<Granted, Refusal>> {
+        let now = Timestamp::now();
+        let given = authority::recover(&self.settings, &self.own, &ask, &exporter, &Book::default(), now);
+        Box::pin(async move { given.map_err(refusal) })
+    }
+
     fn acknowledge(
         &self,
         granted: Box<Granted>,
@@ -142,9 +155,10 @@ impl Scene {
                 leaf_ttl: HOUR,
                 crl_ttl: HOUR,
                 record_ttl: HOUR,
+                recover_grace: authority::RECOVER_GRACE_DEFAULT,
             };
-            let root = authority::root(&world.ca(), world.now).unwrap();
-            let config = identity.joining_server(root, ALPN_JOIN).unwrap();
+            let roots = authority::roots(&world.ca(), world.now).unwrap();
+            let config = identity.joining_server(roots, ALPN_JOIN).unwrap();
             JoinDoor::new(config, Arc::new(Desk { settings, own: id("authority"), gate }))
         });
         let attester = crate::channel::attest::tests::plain_attester(&identity, world.dir.path());

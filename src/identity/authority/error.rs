@@ -36,7 +36,7 @@ pub enum AuthorityError {
         /// The file.
         path: PathBuf,
     },
-    /// Another command works in the folder.
+    /// Another command has been working in the folder for two seconds.
     #[error("another command is using `{}`", dir.display())]
     Busy {
         /// The CA's folder.
@@ -64,6 +64,15 @@ pub enum AuthorityError {
         id: SpiffeId,
         /// What the CA issues for.
         trust_domain: TrustDomain,
+    },
+    /// As many earlier issuing CAs as may be kept.
+    #[error(
+        "{count} earlier issuing CAs are kept, expected fewer than {}: `countersign ca retire` first",
+        super::rotate::GENERATIONS_MAX
+    )]
+    Generations {
+        /// How many.
+        count: usize,
     },
     /// As many invites as may be kept.
     #[error(

@@ -35,6 +35,7 @@ impl Scene {
             leaf_ttl: 24 * HOUR,
             crl_ttl: CRL_TTL_DEFAULT,
             record_ttl: 24 * HOUR,
+            recover_grace: 24 * HOUR,
         };
         Self { world, token, device, settings }
     }

@@ -107,8 +107,16 @@ fn names_have_bounds() {
 }
 
 #[test]
-fn two_commands_at_once_do_not_mix() {
+fn a_command_waits_for_another_but_not_for_ever() {
     let world = World::new();
+    let held = Folder::open(&world.ca()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+        });
+        issue(&world.ca(), &request("a", DAY), world.now).unwrap();
+    });
     let _held = Folder::open(&world.ca()).unwrap();
     let error = issue(&world.ca(), &request("a", DAY), world.now).unwrap_err();
     assert!(matches!(error, AuthorityError::Busy { .. }), "{error}");
