@@ -127,3 +127,16 @@ fn last_time(side: &Sidecar) -> String {
 const OPENERS: usize = 4;
 /// Time between two round trips of one app.
 const PAUSE: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_moment_without_a_certificate_is_told() {
+    let proof = |at: &str, until: &str| Proof { at: at.into(), until: until.into(), serial: String::new() };
+    let told = |proofs: [Proof; 2], at: &str| {
+        let entry = serde_json::json!({ "session": "s", "time": at });
+        std::panic::catch_unwind(|| check("s", &proofs, &[entry])).is_err()
+    };
+    assert!(!told([proof("01", "05"), proof("04", "09")], "08"));
+    assert!(told([proof("01", "05"), proof("06", "09")], "08"), "a gap");
+    assert!(told([proof("01", "05"), proof("04", "09")], "10"), "after the last");
+    assert!(told([proof("02", "05"), proof("04", "09")], "01"), "before the first");
+}
