@@ -33,6 +33,10 @@ test-load:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 load:: stalls
 
+# What waits for certificates to end; two minutes
+test-slow:
+    cargo test --locked --test it -- --ignored --nocapture half_a_minute slept_through
+
 # Network namespaces as hosts, whose links are cut while devices join; wants root, and takes 2 minutes
 test-hosts:
     .ci/hosts

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::support::{Fleet, Service, Sidecar, echo};
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a minute and more: run `just test-slow`"]
 async fn sessions_of_half_a_minutes_certificates_are_covered_for_three_lives_of_them() {
     covered(Duration::from_secs(30), Duration::from_secs(90)).await;
 }

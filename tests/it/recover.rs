@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use crate::support::{Fleet, Service, Sidecar, echo, until};
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a minute and more: run `just test-slow`"]
 async fn a_device_that_slept_through_the_end_of_its_certificate_recovers_and_an_unforgiven_one_does_not() {
     let (fleet, orders) =
         (Fleet::new("leaf_ttl = \"30s\"\nrecover_grace = \"20s\"").await, Service::echo().await);

@@ -21,6 +21,7 @@ fn renewals(entries: &[Value]) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a minute and more: run `just test-slow`"]
 async fn certificates_of_half_a_minute_are_renewed_in_time_under_traffic() {
     let (fleet, orders) = (Fleet::new("leaf_ttl = \"30s\"").await, Service::echo().await);
     let (server, door) = fleet.server(orders.addr).await;
