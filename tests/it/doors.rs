@@ -1,11 +1,12 @@
 //! The local doors and the peers' door: who is let in, and what those who are not get to hear.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Client, H2Client, Service, Yard, echo, free_addr, within};
+use crate::support::{Client, H2Client, Service, Yard, connect_tls, echo, free_addr, within};
 
 /// Asks a SOCKS5 door for `host`; gives the reply code and the flow.
 async fn socks5(door: SocketAddr, host: &str) -> (u8, TcpStream) {
@@ -61,4 +62,26 @@ async fn both_languages_of_the_peers_door_reach_a_service_and_hear_the_same_refu
     }
     server.wrote("deny", "policy_denied").await;
     assert_eq!(orders.visitors(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_ended_just_now_is_refused_with_a_word_on_the_clocks() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let (server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let late = yard.issue_for("web-2", Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // TLS 1.3 lets a client finish first: the refusal may come with its first byte.
+    if let Ok(mut tls) = connect_tls(door, &late, b"http/1.1").await {
+        assert!(within("the refusal", tls.read_u8()).await.is_err());
+    }
+    let entry = server.wrote("deny", "certificate_expired").await;
+    let detail = entry["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the clocks may differ by "), "{detail}");
+    assert!(
+        detail.contains(" s: the certificate ended at ") && detail.contains("Z, here it is "),
+        "{detail}"
+    );
+    server.logged("the clocks may differ by ").await;
+    assert_eq!(orders.visitors(), 0);
 }

@@ -10,7 +10,7 @@ mod service;
 mod sidecar;
 mod site;
 
-pub use client::{Client, Credentials, H2Client};
+pub use client::{Client, Credentials, H2Client, connect_tls};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
 pub use evidence::{Key, claims};
 pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
