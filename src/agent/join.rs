@@ -8,7 +8,9 @@ use super::records;
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::{ALPN_JOIN, Clerk, Facts, JoinDoor, Session};
 use crate::flow::{self, Rooms};
-use crate::identity::authority::{self, Admitted, Ask, Granted, JoinRefused, RecoverAsk, RenewAsk, Settings};
+use crate::identity::authority::{
+    self, Admitted, Ask, Granted, JoinRefused, RecoverAsk, RenewAsk, Settings, Spent,
+};
 use crate::identity::{Identity, svid};
 use crate::model::{Reason, Refusal, SpiffeId, Timestamp};
 use crate::net::BoxFuture;
@@ -194,9 +196,13 @@ impl Desk {
             ..Entry::new(now, Kind::Join)
         };
         match authority::acknowledge(&self.settings, granted, exporter, signature) {
-            Ok(()) => {
-                let spent = if granted.spends_a_token() { ", the token is spent" } else { "" };
-                let detail = format!("acknowledged{spent}: serial {}", granted.serial);
+            Ok(spent) => {
+                let said = match spent {
+                    Spent::Now => "acknowledged, the token is spent",
+                    Spent::Before => "acknowledged once more",
+                    Spent::NoToken => "acknowledged",
+                };
+                let detail = format!("{said}: serial {}", granted.serial);
                 self.write(Entry { detail: Some(detail.into()), ..about })
             }
             Err(refused) => Err(self.refuse(about, refused)),

@@ -53,12 +53,13 @@ async fn covered(life: Duration, hold: Duration) {
     }
     // A flow that failed has panicked.
     traffic.join_all().await;
+    let held_for = since.elapsed();
     for (side, name) in [(&server, "server-1"), (&web, "web-1")] {
-        let proofs = proofs(side);
+        let (proofs, entries) = (proofs(side), side.entries());
         let now = last_time(side);
         let mut widest = 0;
         for (session, proven) in &proofs {
-            check(session, proven, &side.entries());
+            check(session, proven, &entries);
             widest = widest.max(proven.iter().map(|p| &p.serial).collect::<BTreeSet<_>>().len());
         }
         let lives = usize::try_from(hold.as_secs() / life.as_secs()).unwrap();
@@ -76,9 +77,8 @@ async fn covered(life: Duration, hold: Duration) {
     }
     let opened = opened.load(Ordering::Relaxed);
     println!(
-        "certificates of {life:?}: one flow held for {:?} with {rounds} round trips, {opened} flows opened beside it, \
-         none failed",
-        since.elapsed()
+        "certificates of {life:?}: one flow held for {held_for:.0?} with {rounds} round trips, {opened} flows opened \
+         beside it, none failed"
     );
 }
 
@@ -127,3 +127,16 @@ fn last_time(side: &Sidecar) -> String {
 const OPENERS: usize = 4;
 /// Time between two round trips of one app.
 const PAUSE: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_moment_without_a_certificate_is_told() {
+    let proof = |at: &str, until: &str| Proof { at: at.into(), until: until.into(), serial: String::new() };
+    let told = |proofs: [Proof; 2], at: &str| {
+        let entry = serde_json::json!({ "session": "s", "time": at });
+        std::panic::catch_unwind(|| check("s", &proofs, &[entry])).is_err()
+    };
+    assert!(!told([proof("01", "05"), proof("04", "09")], "08"));
+    assert!(told([proof("01", "05"), proof("06", "09")], "08"), "a gap");
+    assert!(told([proof("01", "05"), proof("04", "09")], "10"), "after the last");
+    assert!(told([proof("02", "05"), proof("04", "09")], "01"), "before the first");
+}

@@ -162,7 +162,7 @@ async fn a_revocation_list_ends_flows_of_the_other_host_within_five_seconds() {
         let since = Instant::now();
         let mut revoke = pair.web_host.countersign();
         let ca = yard.path().join("ca");
-        done(&revoke.args(["ca", "revoke", "web-1", "--ca"]).arg(&ca).output().unwrap());
+        done(&revoke.args(["ca", "revoke", "web-1", "--dir"]).arg(&ca).output().unwrap());
         let list = fs::read_to_string(ca.join("crl.pem")).unwrap();
         publish(&pair.server.dir.join("certs/crl.pem"), &list);
         took.push(ended(flow.app).await - since);

@@ -115,7 +115,7 @@ impl Host {
     pub fn cut(&self) {
         let chain =
             |hook: &str| format!("chain {hook} {{ type filter hook {hook} priority 0; policy drop; }}");
-        self.nft(&format!("table inet cut {{ {} {} }}", chain("output"), chain("input")));
+        self.nft(&format!("table inet cut {{\n{}\n{}\n}}", chain("output"), chain("input")));
     }
 
     /// Whether the count of [`Host::cut_after`] was reached.

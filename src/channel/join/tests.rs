@@ -131,7 +131,7 @@ impl Clerk for Desk {
         _: SocketAddr,
     ) -> BoxFuture<Result<(), Refusal>> {
         let done = authority::acknowledge(&self.settings, &granted, &exporter, &signature);
-        Box::pin(async move { done.map_err(refusal) })
+        Box::pin(async move { done.map(drop).map_err(refusal) })
     }
 }
 

@@ -306,13 +306,6 @@ pub struct Granted {
     pub again: bool,
 }
 
-impl Granted {
-    /// Whether its acknowledgement spends a token; that of a renewed certificate does not.
-    pub fn spends_a_token(&self) -> bool {
-        self.token.is_some()
-    }
-}
-
 /// Judges an ask and carries out what follows: [`decide`], then the CA's files.
 ///
 /// What is issued stands in the ledger and in the invite before this returns.
@@ -362,6 +355,17 @@ pub fn admit(
     })))
 }
 
+/// What an acknowledgement did to the token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Spent {
+    /// It spent it.
+    Now,
+    /// Nothing: an earlier one had spent it, of the same certificate.
+    Before,
+    /// Nothing: the certificate was renewed or recovered, without a token.
+    NoToken,
+}
+
 /// Spends the token of `granted`, because the device signed that it has its certificate; once more changes nothing.
 /// Where no token was used, only the signature is checked.
 ///
@@ -372,7 +376,7 @@ pub fn acknowledge(
     granted: &Granted,
     exporter: &[u8; 32],
     signature: &[u8],
-) -> Result<(), JoinRefused> {
+) -> Result<Spent, JoinRefused> {
     let chain = parse_certificates(granted.chain_pem.as_bytes()).unwrap_or_default();
     let broken = || JoinRefused { reason: Reason::Internal, detail: "the issued chain does not read".into() };
     let leaf = chain.first().ok_or_else(broken)?;
@@ -384,7 +388,7 @@ pub fn acknowledge(
             reason: Reason::JoinAckInvalid,
             detail: "its signature is not by the new key".into(),
         })?;
-    let Some(token) = granted.token else { return Ok(()) };
+    let Some(token) = granted.token else { return Ok(Spent::NoToken) };
     let folder = Folder::open(&settings.ca)?;
     let Some(mut invite) = invites::find(&folder, token)? else {
         return Err(JoinRefused { reason: Reason::JoinTokenUnknown, detail: "the invite is gone".into() });
@@ -392,9 +396,10 @@ pub fn acknowledge(
     match invite.state {
         InviteState::Issued(given) if given.serial == granted.serial => {
             invite.state = InviteState::Spent(given);
-            Ok(invites::save(&folder, &invite)?)
+            invites::save(&folder, &invite)?;
+            Ok(Spent::Now)
         }
-        InviteState::Spent(given) if given.serial == granted.serial => Ok(()),
+        InviteState::Spent(given) if given.serial == granted.serial => Ok(Spent::Before),
         _ => Err(JoinRefused { reason: Reason::JoinDenied, detail: "the invite changed meanwhile".into() }),
     }
 }

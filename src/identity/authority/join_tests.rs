@@ -185,8 +185,8 @@ fn only_a_signature_of_the_new_key_on_this_connection_spends_the_token() {
         let refused = acknowledge(&scene.settings, &granted, &X, &bad).unwrap_err();
         assert_eq!((refused.reason, scene.state().as_str()), (Reason::JoinAckInvalid, "issued"));
     }
-    acknowledge(&scene.settings, &granted, &X, &good).unwrap();
-    acknowledge(&scene.settings, &granted, &X, &good).unwrap();
+    assert_eq!(acknowledge(&scene.settings, &granted, &X, &good).unwrap(), Spent::Now);
+    assert_eq!(acknowledge(&scene.settings, &granted, &X, &good).unwrap(), Spent::Before);
     assert_eq!(scene.state(), "spent");
 }
 

@@ -48,8 +48,8 @@ pub use issue::{
 };
 pub use join::{
     Admitted, Approval, Ask, CSR_LEN_MAX, Csr, Granted, JoinRefused, Own, PENDING_MAX, RECOVER_GRACE_DEFAULT,
-    RECOVER_GRACE_MAX, Recordable, Recorded, Recorder, Settings, Step, ack_message, acknowledge, admit,
-    check_csr, decide, roots, with_issuing_key, with_issuing_keys,
+    RECOVER_GRACE_MAX, Recordable, Recorded, Recorder, Settings, Spent, Step, ack_message, acknowledge,
+    admit, check_csr, decide, roots, with_issuing_key, with_issuing_keys,
 };
 pub use ledger::Entry;
 pub use renew::{

@@ -82,7 +82,7 @@ fn the_key_of_the_record_gets_the_next_certificate_and_the_same_request_the_same
     let begun = scene.begun("state");
     let (ask, now) = (scene.ask(&begun), scene.world.now);
     let first = scene.renew(&ask, now).unwrap();
-    assert_eq!((first.record.as_str(), first.again, first.spends_a_token()), ("record 1+", false, false));
+    assert_eq!((first.record.as_str(), first.again, first.token), ("record 1+", false, None));
     let joined = begun.check(&gift(&first), now).unwrap();
     assert_eq!((joined.issued.id.clone(), joined.issued.serial.clone()), (id("web-1"), first.serial.clone()));
     assert!(svid(&joined.leaf_der).unwrap().has_fingerprint_extension);
