@@ -55,6 +55,11 @@ impl Bulletin {
 /// Where the bulletin hangs, and who waits before it.
 pub(super) struct Board {
     desk: Arc<Desk>,
+    hall: Hall,
+}
+
+/// Where devices wait for news, and no more than so many at once.
+struct Hall {
     current: watch::Receiver<Arc<Bulletin>>,
     waiting: Semaphore,
 }
@@ -83,14 +88,31 @@ pub(super) fn open(desk: &Arc<Desk>, now: Timestamp) -> Result<(Arc<Board>, Anno
         .name("announcer".into())
         .spawn(move || announce(&looker, reader, &send, &stopped))
         .map_err(|e| StartError(vec![format!("the announcer's thread: {e}")]))?;
-    let board = Board { desk: Arc::clone(desk), current, waiting: Semaphore::new(NEWS_WAITING_MAX) };
+    let board = Board { desk: Arc::clone(desk), hall: Hall::new(current, NEWS_WAITING_MAX) };
     Ok((Arc::new(board), Announcer(Some((stop, thread)))))
+}
+
+impl Hall {
+    fn new(current: watch::Receiver<Arc<Bulletin>>, waiting_max: usize) -> Self {
+        Self { current, waiting: Semaphore::new(waiting_max) }
+    }
+
+    /// The bulletin, as soon as it has news for `id`, or when the wait it asked for is over.
+    async fn wait(&self, id: &SpiffeId, ask: &NewsAsk) -> Result<Arc<Bulletin>, Reason> {
+        let _place = self.waiting.try_acquire().map_err(|_| Reason::NewsLimited)?;
+        let mut current = self.current.clone();
+        let told = current.wait_for(|bulletin| bulletin.is_news_to(id, ask));
+        // Nothing new is an answer, too: the device learns that we are there, and what time it is.
+        let _ = tokio::time::timeout(ask.wait.min(NEWS_WAIT_MAX), told).await;
+        let bulletin = Arc::clone(&current.borrow());
+        Ok(bulletin)
+    }
 }
 
 impl Board {
     /// The bulletin, and every one after it.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Bulletin>> {
-        self.current.clone()
+        self.hall.current.clone()
     }
 
     /// Does what a device asks on its session; `None` when `name` is none of ours.
@@ -106,15 +128,11 @@ impl Board {
     async fn news(&self, session: &Session, body: &[u8]) -> Result<Bytes, Refusal> {
         let ask = NewsAsk::decode(body)
             .map_err(|e| self.refuse(session, NEWS_ERRAND, Reason::NewsMalformed, &e.to_string()))?;
-        let Ok(_place) = self.waiting.try_acquire() else {
-            return Err(self.refuse(session, NEWS_ERRAND, Reason::NewsLimited, ""));
-        };
         let id = session.peer.id();
-        let mut current = self.current.clone();
-        let told = current.wait_for(|bulletin| bulletin.is_news_to(id, &ask));
-        // Nothing new is an answer, too: the device learns that we are there, and what time it is.
-        let _ = tokio::time::timeout(ask.wait.min(NEWS_WAIT_MAX), told).await;
-        let bulletin = Arc::clone(&current.borrow());
+        let bulletin = match self.hall.wait(id, &ask).await {
+            Ok(bulletin) => bulletin,
+            Err(reason) => return Err(self.refuse(session, NEWS_ERRAND, reason, "")),
+        };
         let newer = bulletin.versions.get(id).is_some_and(|version| *version != ask.record_version);
         let record = if newer { self.record(id) } else { String::new() };
         let lens = Blob::ALL.map(|blob| u32::try_from(bulletin.blob(blob).len()).unwrap_or(u32::MAX));
@@ -133,7 +151,7 @@ impl Board {
     fn part(&self, session: &Session, body: &[u8]) -> Result<Bytes, Refusal> {
         let ask = PartAsk::decode(body)
             .map_err(|e| self.refuse(session, PART_ERRAND, Reason::NewsMalformed, &e.to_string()))?;
-        let bulletin = Arc::clone(&self.current.borrow());
+        let bulletin = Arc::clone(&self.hall.current.borrow());
         if bulletin.digests.of(ask.blob) != ask.digest {
             return Ok(Bytes::new());
         }
@@ -357,3 +375,36 @@ pub(super) const NEWS_WAITING_MAX: usize = 16_384;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Time between two tries to sign the lists anew.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_beyond_the_bound_is_refused_at_once_and_a_place_comes_back() {
+        let (send, current) = watch::channel(Arc::new(Bulletin::default()));
+        let hall = Arc::new(Hall::new(current, 2));
+        let id: SpiffeId = "spiffe://example.org/device/web-1".parse().unwrap();
+        let ask = NewsAsk { has: NewsDigests::default(), record_version: 0, wait: NEWS_WAIT_MAX };
+        let waiting: Vec<_> = (0..2)
+            .map(|_| {
+                let (hall, id, ask) = (Arc::clone(&hall), id.clone(), ask.clone());
+                tokio::spawn(async move { hall.wait(&id, &ask).await })
+            })
+            .collect();
+        // One thread: whoever was spawned waits once we have stepped back.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let since = Instant::now();
+        assert_eq!(hall.wait(&id, &ask).await.unwrap_err(), Reason::NewsLimited);
+        assert!(since.elapsed() < NEWS_WAIT_MAX / 2, "it does not wait for a place");
+        let news = Bulletin { versions: HashMap::from([(id.clone(), 1)]), ..Bulletin::default() };
+        send.send(Arc::new(news)).unwrap();
+        for one in waiting {
+            assert_eq!(one.await.unwrap().unwrap().versions.get(&id), Some(&1));
+        }
+        assert_eq!(hall.wait(&id, &ask).await.unwrap().versions.get(&id), Some(&1));
+        assert_eq!(hall.waiting.available_permits(), 2);
+    }
+}

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::record::{CLOCK_SKEW_MAX, Profile, Record, Status, digest_of};
+use super::record::{Profile, Record, Status, digest_of};
 use super::settings::Thresholds;
 use super::{Claims, Class, Component};
-use crate::model::{Reason, Score, SpiffeId, Tier, Timestamp};
+use crate::model::{CLOCK_SKEW_MAX, Reason, Score, SpiffeId, Tier, Timestamp};
 
 /// Who the handshake proved the prover to be.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +75,7 @@ pub fn appraise(
     now: Timestamp,
 ) -> Result<Appraisal, Reason> {
     record.check(anchor.id, anchor.proven, now)?;
-    if now.since(claims.issued_at).max(claims.issued_at.since(now)) > CLOCK_SKEW_MAX {
+    if now.apart(claims.issued_at) > CLOCK_SKEW_MAX {
         return Err(Reason::EvidenceStale);
     }
     let mut components = Vec::new();

@@ -34,8 +34,7 @@ pub use evidence::{Claims, EVIDENCE_LEN_MAX, EvidenceError, TEXT_LEN_MAX, make, 
 pub use fingerprint::{FULL_WEIGHT_MIN, Fingerprint, fingerprint};
 pub use p256::{SIGNATURE_LEN, verify_p256};
 pub use record::{
-    CLOCK_SKEW_MAX, Profile, RECORD_LEN_MAX, RECORD_TTL_MAX, Record, RecordError, SignedRecord, Status,
-    VALUES_MAX,
+    Profile, RECORD_LEN_MAX, RECORD_TTL_MAX, Record, RecordError, SignedRecord, Status, VALUES_MAX,
 };
 pub use salt::{Salt, SaltError};
 pub use settings::*;

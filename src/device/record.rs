@@ -9,7 +9,7 @@ use ring::digest::{SHA256, digest};
 
 use super::p256::{SIGNATURE_LEN, sign_p256};
 use super::{Component, Presented};
-use crate::model::{Reason, Sign, SpiffeId, Tier, Timestamp};
+use crate::model::{CLOCK_SKEW_MAX, Reason, Sign, SpiffeId, Tier, Timestamp};
 
 /// Most values of one component: network interfaces, in effect.
 pub const VALUES_MAX: usize = 16;
@@ -17,8 +17,6 @@ pub const VALUES_MAX: usize = 16;
 pub const RECORD_LEN_MAX: usize = 16 * 1024;
 /// Longest a record may be good for: what is older can never come back.
 pub const RECORD_TTL_MAX: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// How far a clock may be ahead of ours.
-pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// What the authority holds of one device.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -2,12 +2,13 @@
 
 use std::io;
 
+use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
 use super::svid::SvidError;
 use super::trust::TrustError;
 use super::verify::PeerError;
-use crate::model::Reason;
+use crate::model::{CLOCK_SKEW_MAX, Reason, Timestamp};
 
 /// Why a handshake, or the session after it, failed.
 ///
@@ -50,7 +51,24 @@ pub fn reason_of_io(error: &io::Error) -> Reason {
 pub fn detail_of_io(error: &io::Error) -> String {
     match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
         Some(Error::InvalidCertificate(CertificateError::Other(OtherError(ours)))) => ours.to_string(),
+        Some(Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after })) => {
+            out_of_time(*time, *not_after, "the certificate ended at")
+        }
+        Some(Error::InvalidCertificate(CertificateError::NotValidYetContext { time, not_before })) => {
+            out_of_time(*time, *not_before, "the certificate begins at")
+        }
         _ => error.to_string(),
+    }
+}
+
+/// A certificate is out of its time: when the clocks alone may be why, that comes first.
+fn out_of_time(here: UnixTime, bound: UnixTime, what: &str) -> String {
+    let at = |time: UnixTime| Timestamp::from_millis(time.as_secs().saturating_mul(1000));
+    let (here, bound) = (at(here), at(bound));
+    let apart = here.apart_in_words(bound);
+    match here.apart(bound) < CLOCK_SKEW_MAX {
+        true => format!("the clocks may differ by {apart}: {what} {bound}, here it is {here}"),
+        false => format!("{what} {bound}, here it is {here}, {apart} off"),
     }
 }
 
@@ -104,6 +122,7 @@ const REFUSING: &[AlertDescription] = &[
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
 
@@ -127,6 +146,35 @@ mod tests {
         }
         let bare = Error::Other(OtherError(Arc::new(SvidError::UriCount { count: 2 })));
         assert_eq!(reason_of(&bare), Reason::CertificateNotSvid);
+    }
+
+    #[test]
+    fn a_certificate_little_out_of_its_time_is_put_down_to_the_clocks() {
+        let time = |secs| UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000 + secs));
+        let detail =
+            |error: CertificateError| detail_of_io(&io::Error::other(Error::InvalidCertificate(error)));
+        let expired =
+            |after| detail(CertificateError::ExpiredContext { time: time(after), not_after: time(0) });
+        let early =
+            |before| detail(CertificateError::NotValidYetContext { time: time(0), not_before: time(before) });
+        assert_eq!(
+            expired(180),
+            "the clocks may differ by about 3 min: the certificate ended at 2023-11-14T22:13:20.000Z, \
+             here it is 2023-11-14T22:16:20.000Z"
+        );
+        assert_eq!(
+            early(42),
+            "the clocks may differ by 42 s: the certificate begins at 2023-11-14T22:14:02.000Z, \
+             here it is 2023-11-14T22:13:20.000Z"
+        );
+        let most = CLOCK_SKEW_MAX.as_secs();
+        for (within, beyond) in [(expired(most - 1), expired(most)), (early(most - 1), early(most))] {
+            assert!(within.starts_with("the clocks may differ by about 5 min: "), "{within}");
+            assert!(
+                beyond.starts_with("the certificate ") && beyond.ends_with("Z, about 5 min off"),
+                "{beyond}"
+            );
+        }
     }
 
     #[test]

@@ -19,4 +19,4 @@ pub use peer::{DeviceName, NameError, ServiceName, SpiffeId, SpiffeIdError, Trus
 pub use reason::Reason;
 pub use refusal::Refusal;
 pub use sign::{Sign, SignError};
-pub use timestamp::Timestamp;
+pub use timestamp::{CLOCK_SKEW_MAX, Timestamp};

@@ -3,6 +3,10 @@
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Most that a clock may be off from ours: evidence further off is refused, and a certificate that is out of its time
+/// by less may be so by the clocks alone.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
+
 /// Milliseconds since 1970-01-01T00:00:00Z; shown as RFC 3339 in UTC with three decimals.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct Timestamp(u64);
@@ -41,6 +45,21 @@ impl Timestamp {
     /// Time from `earlier` to this, zero when it is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Time between this and `other`, whichever is earlier.
+    pub fn apart(self, other: Self) -> Duration {
+        self.since(other).max(other.since(self))
+    }
+
+    /// [`Timestamp::apart`] for people: `42 s`, `about 3 min`, `about 2 h`.
+    pub fn apart_in_words(self, other: Self) -> String {
+        let secs = self.apart(other).as_secs();
+        match secs {
+            0..=119 => format!("{secs} s"),
+            120..=7199 => format!("about {} min", (secs + 30) / 60),
+            _ => format!("about {} h", secs.saturating_add(1800) / 3600),
+        }
     }
 
     /// This plus `time`.
@@ -84,5 +103,23 @@ mod tests {
     fn a_timestamp_shows_as_rfc_3339() {
         assert_eq!(Timestamp::from_millis(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(Timestamp::from_millis(1_700_000_000_123).hour(), 22);
+    }
+
+    #[test]
+    fn two_times_are_as_far_apart_either_way() {
+        let early = Timestamp::from_millis(1_700_000_000_123);
+        let cases =
+            [(0, "0 s"), (119, "119 s"), (120, "about 2 min"), (170, "about 3 min"), (7200, "about 2 h")];
+        for (secs, words) in cases {
+            let late = early.plus(Duration::from_secs(secs));
+            assert_eq!(
+                (late.apart(early), early.apart(late)),
+                (Duration::from_secs(secs), late.since(early))
+            );
+            assert_eq!(
+                (early.apart_in_words(late), late.apart_in_words(early)),
+                (words.into(), words.into())
+            );
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The local doors and the peers' door: who is let in, and what those who are not get to hear.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -107,4 +108,26 @@ async fn forwarded_counts_from_a_listed_waypoint_only() {
         .await;
         assert_eq!(open["source"], source, "{open}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_ended_just_now_is_refused_with_a_word_on_the_clocks() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let (server, door) = yard.server(&orders.addr.to_string(), "").await;
+    let late = yard.issue_for("web-2", Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    // TLS 1.3 lets a client finish first: the refusal may come with its first byte.
+    if let Ok(mut tls) = connect_tls(door, &late, b"http/1.1").await {
+        assert!(within("the refusal", tls.read_u8()).await.is_err());
+    }
+    let entry = server.wrote("deny", "certificate_expired").await;
+    let detail = entry["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the clocks may differ by "), "{detail}");
+    assert!(
+        detail.contains(" s: the certificate ended at ") && detail.contains("Z, here it is "),
+        "{detail}"
+    );
+    server.logged("the clocks may differ by ").await;
+    assert_eq!(orders.visitors(), 0);
 }

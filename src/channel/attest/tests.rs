@@ -11,12 +11,13 @@ use crate::channel::session::{Exports, Shaken};
 use crate::device::{Answer, Message, Record, Status, demo_machine};
 use crate::identity::authority;
 use crate::identity::testing::{HOUR, World, handshake, id};
-use crate::model::{Score, Transport};
+use crate::model::{CLOCK_SKEW_MAX, Score, Transport};
 
 /// Hears what an attester says.
 #[derive(Default)]
 pub(in crate::channel) struct Hears {
     said: Mutex<Vec<String>>,
+    details: Mutex<Vec<String>>,
     full: Mutex<bool>,
 }
 
@@ -29,7 +30,8 @@ impl Witness for Hears {
         Ok(())
     }
 
-    fn refused(&self, session: &Session, reason: Reason, _: &str, now: Timestamp) -> DecisionId {
+    fn refused(&self, session: &Session, reason: Reason, detail: &str, now: Timestamp) -> DecisionId {
+        self.details.lock().unwrap().push(detail.into());
         let said = format!("refused {}: {}", session.peer.id().device_name().unwrap(), reason.code());
         self.said.lock().unwrap().push(said);
         DecisionId::new(now, [0; 10])
@@ -349,6 +351,21 @@ fn evidence_of_an_earlier_connection_or_of_an_earlier_nonce_is_of_no_use() {
     assert_eq!(told(&a, &b, &other, &message).unwrap_err(), Reason::EvidenceBinding);
     // On the same connection, once the nonce moved on.
     assert_eq!(told(&a, &b, &first, &message).unwrap_err(), Reason::EvidenceBinding);
+}
+
+#[test]
+fn evidence_of_a_clock_that_is_off_says_by_how_much() {
+    let world = World::new();
+    let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
+    let meeting = meet(&a, &b);
+    let bytes = ask(&a, &meeting.client).to_bytes().unwrap();
+    let later = Timestamp::now().plus(CLOCK_SKEW_MAX + Duration::from_secs(60));
+    let refusal = b.attester.answer(&meeting.server, &bytes, later).unwrap_err();
+    assert_eq!(refusal.reason, Reason::EvidenceStale);
+    let told = "the clocks differ by about 6 min: the evidence was made at ";
+    assert!(refusal.detail.starts_with(told), "{refusal}");
+    assert!(refusal.detail.ends_with(&format!(", here it is {later}")), "{refusal}");
+    assert!(b.hears.details.lock().unwrap().contains(&refusal.detail.to_string()), "the audit has it, too");
 }
 
 #[test]

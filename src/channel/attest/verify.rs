@@ -172,7 +172,8 @@ impl Attester {
         proven.extend(renewed.map(|leaf| leaf.svid().spki_sha256));
         let history = self.memory().history(id, now).map_err(plain)?;
         let anchor = Anchor { id, proven: &proven };
-        let appraisal = appraise(claims, record, &anchor, thresholds, &history, now).map_err(plain)?;
+        let appraisal = appraise(claims, record, &anchor, thresholds, &history, now)
+            .map_err(|reason| AttestRefused { reason, detail: off_by(reason, claims, now) })?;
         let lease = appraisal
             .lease(thresholds, now)
             .map_err(|reason| AttestRefused { reason, detail: appraisal.to_string() })?;
@@ -192,5 +193,17 @@ impl Attester {
         }
         let (verdict, record_version) = (appraisal.verdict, record.version);
         Ok((Standing::Leased { lease, generation, verdict, record_version }, appraisal))
+    }
+}
+
+/// Evidence is bound to its session: when its time is off, a clock is.
+fn off_by(reason: Reason, claims: &Claims, now: Timestamp) -> String {
+    match reason {
+        Reason::EvidenceStale => {
+            let made = claims.issued_at;
+            let apart = made.apart_in_words(now);
+            format!("the clocks differ by {apart}: the evidence was made at {made}, here it is {now}")
+        }
+        _ => reason.sentence().into(),
     }
 }
