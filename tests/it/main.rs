@@ -15,6 +15,7 @@ mod attested;
 mod bounds;
 mod carried;
 mod doors;
+mod intruders;
 mod life;
 mod load;
 mod peers;

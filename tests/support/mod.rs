@@ -7,9 +7,9 @@ mod foreign;
 mod service;
 mod sidecar;
 
-pub use client::{Client, Credentials, H2Client};
+pub use client::{Client, Credentials, H2Client, refusal};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
-pub use evidence::{Key, claims};
+pub use evidence::{Key, claims, claims_salted};
 pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};
