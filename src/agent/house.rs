@@ -10,7 +10,7 @@ use super::watch::Orders;
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::{Attester, OwnStanding, Sessions, Standing};
 use crate::config::Config;
-use crate::console::{AdminEvent, Ask, AskError, Check, House};
+use crate::console::{AdminEvent, Ask, AskError, Caller, Check, House};
 use crate::flow::{self, Cut, Rooms};
 use crate::identity::{CrlStatus, Identity};
 use crate::model::{Reason, Timestamp};
@@ -224,6 +224,23 @@ impl House for Inside {
 
     fn refused(&self, reason: Reason) {
         self.rooms.metrics.refused(reason);
+    }
+
+    fn turned_away(&self, caller: Caller, what: &str, reason: Reason) {
+        self.refused(reason);
+        let now = Timestamp::now();
+        let source = match caller {
+            Caller::At(ip) => Source::Ip(ip),
+            Caller::User(uid) => Source::Uid(uid),
+        };
+        // As with knocks: what comes too often to be told one by one is summed up.
+        let _ = self.rooms.audit.append(Entry {
+            decision: Some(flow::decision_id(now)),
+            source: Some(source),
+            target: (!what.is_empty()).then(|| what.into()),
+            reason: Some(reason),
+            ..Entry::new(now, Kind::Deny)
+        });
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the console asks of the house behind it; `agent` answers.
 
+use std::net::IpAddr;
+
 use crate::model::{FlowId, Reason};
 use crate::net::BoxFuture;
 
@@ -31,8 +33,21 @@ pub trait House: Send + Sync + 'static {
     /// Asks that change something are refused when this fails; reading goes on.
     fn saw(&self, event: AdminEvent) -> BoxFuture<Result<(), Reason>>;
 
-    /// Counts a refusal of the console.
+    /// Counts a refusal of the console that [`House::saw`] has heard of.
     fn refused(&self, reason: Reason);
+
+    /// Counts and writes down a refusal that [`House::saw`] does not hear of: at the TCP address, or of one connection
+    /// too many. `what` is method and path, at most 128 characters, empty when nothing was read.
+    fn turned_away(&self, caller: Caller, what: &str, reason: Reason);
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Caller {
+    /// Somebody at the TCP address.
+    At(IpAddr),
+    /// A user of this host at the socket.
+    User(u32),
 }
 
 /// One thing that must be in order.

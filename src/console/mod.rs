@@ -15,7 +15,7 @@ mod settings;
 mod tests;
 
 pub use guard::{admit, host_ok};
-pub use house::{AdminEvent, Ask, AskError, Check, House};
+pub use house::{AdminEvent, Ask, AskError, Caller, Check, House};
 pub use route::{Door, Route, RouteError, route};
 pub use serve::{CONNECTIONS_MAX, HEADER_LEN_MAX, HEADER_TIMEOUT, HEADERS_MAX, REQUEST_TIMEOUT, serve};
 pub use settings::*;

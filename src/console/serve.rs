@@ -16,7 +16,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::answer::{self, Answer};
-use super::{AdminEvent, Ask, AskError, Door, House, Route, RouteError, Settings, admit, host_ok, route};
+use super::{
+    AdminEvent, Ask, AskError, Caller, Door, House, Route, RouteError, Settings, admit, host_ok, route,
+};
 use crate::model::Reason;
 use crate::net::{Accepted, Listener, Patience, SocketOptions};
 use crate::telemetry::Metrics;
@@ -74,15 +76,6 @@ impl Default for Bounds {
     }
 }
 
-/// Who asks.
-#[derive(Clone, Copy)]
-pub(super) enum Caller {
-    /// Somebody at the TCP address.
-    Unknown,
-    /// A user of this host at the socket.
-    User(u32),
-}
-
 pub(super) async fn serve_desk(
     listener: Listener,
     desk: Arc<Desk>,
@@ -98,16 +91,20 @@ pub(super) async fn serve_desk(
             Some(_) = connections.join_next() => continue,
             accepted = listener.accept_patiently(SocketOptions::default(), &mut patience) => accepted,
         };
+        let caller = match &accepted {
+            Accepted::Tcp(_, remote) => Caller::At(remote.ip()),
+            Accepted::Unix(_, uid) => Caller::User(*uid),
+        };
         let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            desk.house.refused(Reason::AdminLimited);
+            desk.house.turned_away(caller, "", Reason::AdminLimited);
             turn_away(&accepted);
             continue;
         };
         let desk = Arc::clone(&desk);
         connections.spawn(async move {
             match accepted {
-                Accepted::Tcp(stream, _) => converse(stream, Caller::Unknown, desk).await,
-                Accepted::Unix(stream, uid) => converse(stream, Caller::User(uid), desk).await,
+                Accepted::Tcp(stream, _) => converse(stream, caller, desk).await,
+                Accepted::Unix(stream, _) => converse(stream, caller, desk).await,
             }
             drop(place);
         });
@@ -150,13 +147,16 @@ where
 impl Desk {
     pub async fn answer<B: Body + Sync>(&self, caller: Caller, request: Request<B>) -> Answer {
         let asked = match caller {
-            Caller::Unknown => self.judge_host(&request).and_then(|()| judge(Door::Tcp, &request)),
+            Caller::At(_) => self.judge_host(&request).and_then(|()| judge(Door::Tcp, &request)),
             Caller::User(uid) => self.judge_user(uid, &request).await,
         };
         match asked {
             Ok(asked) => self.carry_out(asked, &request).await,
             Err(refused) => {
-                self.house.refused(refused.reason);
+                match caller {
+                    Caller::At(_) => self.house.turned_away(caller, &what(&request), refused.reason),
+                    Caller::User(_) => self.house.refused(refused.reason),
+                }
                 match refused.allow {
                     Some(allow) => answer::wrong_method(allow),
                     None => answer::problem(refused.reason, refused.detail),
@@ -182,10 +182,9 @@ impl Desk {
         if matches!(asked, Ok(Route::Live | Route::Ready | Route::Metrics)) {
             return asked;
         }
-        let what = format!("{} {}", request.method(), request.uri().path());
         let event = AdminEvent {
             uid,
-            what: what.chars().take(WHAT_LEN_MAX).collect(),
+            what: what(request),
             refused: asked.as_ref().err().map(|refused| refused.reason),
         };
         let recorded = self.house.saw(event).await;
@@ -256,6 +255,12 @@ fn judge(door: Door, request: &Request<impl Body>) -> Result<Route, Refused> {
     } else {
         Err(Refused::detail(Reason::RequestMalformed, "no request here takes a body"))
     }
+}
+
+/// Method and path, as they are written down.
+fn what<B>(request: &Request<B>) -> String {
+    let what = format!("{} {}", request.method(), request.uri().path());
+    what.chars().take(WHAT_LEN_MAX).collect()
 }
 
 /// Characters of a request that are written down.

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 
-use super::serve::{Bounds, Caller, Desk, serve_desk};
+use super::serve::{Bounds, Desk, serve_desk};
 use super::*;
 use crate::model::{FlowId, Reason};
 use crate::net::{BoxFuture, Listener, UnixMode};
@@ -20,6 +20,7 @@ struct Doll {
     unrecordable: bool,
     seen: Arc<Mutex<Vec<AdminEvent>>>,
     refused: Mutex<Vec<Reason>>,
+    turned_away: Mutex<Vec<(Caller, String, Reason)>>,
     asked: Mutex<Vec<Ask>>,
 }
 
@@ -65,6 +66,9 @@ impl House for Doll {
     }
     fn refused(&self, reason: Reason) {
         self.refused.lock().unwrap().push(reason);
+    }
+    fn turned_away(&self, caller: Caller, what: &str, reason: Reason) {
+        self.turned_away.lock().unwrap().push((caller, what.to_owned(), reason));
     }
 }
 
@@ -169,7 +173,9 @@ async fn a_foreign_host_header_is_refused() {
     assert!(answer.contains("content-type: application/problem+json\r\n"), "{answer}");
     let problem: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
     assert_eq!(problem["reason"], "admin_host_foreign");
-    assert_eq!(*doll.refused.lock().unwrap(), [Reason::AdminHostForeign]);
+    let stranger = Caller::At([127, 0, 0, 1].into());
+    let told = (stranger, "GET /metrics".to_owned(), Reason::AdminHostForeign);
+    assert_eq!(*doll.turned_away.lock().unwrap(), [told]);
     assert_eq!(status(&tcp("GET /metrics HTTP/1.1\r\nHost: metrics.example.org\r\n\r\n").await), "200");
 }
 
@@ -242,7 +248,8 @@ async fn a_connection_too_many_is_turned_away_and_counted() {
     let bounds = Bounds { connections_max: 0, ..Bounds::default() };
     let answer = play_tcp(doll.clone(), bounds, "").await;
     assert_eq!(status(&answer), "503");
-    assert_eq!(*doll.refused.lock().unwrap(), [Reason::AdminLimited]);
+    let stranger = Caller::At([127, 0, 0, 1].into());
+    assert_eq!(*doll.turned_away.lock().unwrap(), [(stranger, String::new(), Reason::AdminLimited)]);
 }
 
 #[tokio::test]

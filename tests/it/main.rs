@@ -19,6 +19,7 @@ mod cuts;
 mod distribution;
 mod doors;
 mod hosts;
+mod intruders;
 mod life;
 mod load;
 mod peers;

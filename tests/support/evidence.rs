@@ -19,6 +19,11 @@ impl Key {
         Self::of(KeyPair::from_pem(&fs::read_to_string(path).unwrap()).unwrap())
     }
 
+    /// A new one.
+    pub fn new() -> Self {
+        Self::of(KeyPair::generate().unwrap())
+    }
+
     fn of(pair: KeyPair) -> Self {
         let spki = pair.subject_public_key_info();
         Self { pair, spki }
@@ -42,8 +47,12 @@ impl Sign for Key {
 
 /// What the machine below `machine` claims of itself now, salted with the salt in `certs`.
 pub fn claims(machine: &Path, certs: &Path) -> Claims {
-    let salt = Salt::load_or_make(&certs.join("device.salt")).unwrap();
-    let seen = device::fingerprint(&device::collect(machine).unwrap(), &salt);
+    claims_salted(machine, &Salt::load_or_make(&certs.join("device.salt")).unwrap())
+}
+
+/// The same with a salt of choice.
+pub fn claims_salted(machine: &Path, salt: &Salt) -> Claims {
+    let seen = device::fingerprint(&device::collect(machine).unwrap(), salt);
     let now = i64::try_from(Timestamp::now().as_secs()).unwrap();
     Claims {
         ueid: seen.ueid,

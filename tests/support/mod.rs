@@ -10,9 +10,9 @@ mod service;
 mod sidecar;
 mod site;
 
-pub use client::{Client, Credentials, H2Client, connect_tls};
+pub use client::{Client, Credentials, H2Client, connect_tls, refusal};
 pub use enrolled::{enrol, enrol_as, machine, on_machine};
-pub use evidence::{Key, claims};
+pub use evidence::{Key, claims, claims_salted};
 pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
 pub use hosts::{Host, Hosts, Way};
 pub use joined::Fleet;
