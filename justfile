@@ -59,6 +59,11 @@ test-renewal:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 covered::
 
+# Breaks the code on purpose and sees whether a test notices; takes hours. `just mutants -f src/device/appraise.rs`
+mutants *args="":
+    cargo mutants --version || cargo install cargo-mutants --locked
+    cargo mutants {{args}}
+
 # Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
 fuzz seconds="60" *targets="":
     .ci/fuzz {{seconds}} {{targets}}
