@@ -4,7 +4,9 @@ mod attacks;
 mod dice;
 mod emit;
 mod evasion;
+mod fit;
 mod honest;
+mod logged;
 mod mixes;
 mod stage;
 pub(super) mod suite;
@@ -117,7 +119,7 @@ pub fn run(args: &SimulateArgs, out: &mut dyn Write) -> Result<(), SimulateError
         return emit(name, args, out);
     }
     let without: Vec<Rule> = args.without.iter().map(|d| d.0).collect();
-    let call = super::judge::caller(&without);
+    let call = super::judge::caller(&without, None);
     if args.evasion { show_evasions(args, &call, out) } else { show_suite(args, &call, out) }
 }
 
@@ -177,6 +179,7 @@ fn show_suite(args: &SimulateArgs, call: Call<'_>, out: &mut dyn Write) -> Resul
     writeln!(out, "{} seeds from {}; switched off: {}\n", args.seeds, args.seed, listed(&switched))?;
 
     let mut attacks = Table::default();
+    let mut limits = BTreeMap::new();
     let mut days = Vec::new();
     let plays: Vec<(usize, u64)> =
         (0..tasks.len()).flat_map(|task| seeds.iter().map(move |seed| (task, *seed))).collect();
@@ -196,6 +199,7 @@ fn show_suite(args: &SimulateArgs, call: Call<'_>, out: &mut dyn Write) -> Resul
                 let marked = !(hard && scenario.hard_is_reported);
                 let name = format!("{} {}", scenario.number, scenario.name);
                 attacks.add(&name, strength.name(), *seed, outcome, marked);
+                limits.insert((scenario.number, strength.name(), *seed), (outcome.measure, outcome.limit));
             }
             (Some(Task::Mix(mix)), Played::Day(day)) => days.push((*mix, *seed, day.clone())),
             _ => {}
@@ -203,6 +207,7 @@ fn show_suite(args: &SimulateArgs, call: Call<'_>, out: &mut dyn Write) -> Resul
     }
     if !scenarios.is_empty() {
         attacks.show(out)?;
+        show_growth(&limits, out)?;
     }
     if !mixes.is_empty() {
         show_days(&days, out)?;
@@ -236,6 +241,29 @@ fn in_parallel<Q: Sync, A: Send>(questions: &[Q], play: impl Fn(&Q) -> A + Sync)
     });
     answers.sort_by_key(|(at, _)| *at);
     answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// Where limits stood: by scenario, strength and seed, what they are on and how high.
+type Limits = BTreeMap<(u8, &'static str, u64), (&'static str, f64)>;
+
+/// How far three weeks of poison moved the limit that then stopped the exfiltration, against the same play without.
+fn show_growth(limits: &Limits, out: &mut dyn Write) -> io::Result<()> {
+    let mut growth: Vec<f64> = limits
+        .iter()
+        .filter(|((number, _, _), (_, limit))| *number == suite::POISONING && *limit > 0.0)
+        .filter_map(|((_, strength, seed), (measure, limit))| {
+            let (clean_measure, clean) = limits.get(&(suite::EXFILTRATION, *strength, *seed))?;
+            (clean_measure == measure && *clean > 0.0).then(|| limit / clean)
+        })
+        .collect();
+    growth.sort_by(f64::total_cmp);
+    let (Some(median), Some(most)) = (growth.get(growth.len() / 2), growth.last()) else { return Ok(()) };
+    writeln!(
+        out,
+        "three weeks of 5 % more each day moved the limit {median:.2} times (median), {most:.2} times at most, \
+         in {} plays (mark 1.3)",
+        growth.len()
+    )
 }
 
 /// Attacks and what became of them.

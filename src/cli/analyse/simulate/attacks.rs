@@ -300,15 +300,26 @@ pub static SCENARIOS: [Scenario; 14] = [
 fn scan(scene: &mut Scene<'_>) -> Device {
     let per_second = scene.at([50.0, 2.0, 0.1], [20.0, 5.0, 0.25]);
     let targets = scene.dice().range(100, 500);
-    let device = scene.company.web;
+    let (device, has_policy) = (scene.company.web, scene.company.has_policy);
+    // Without a mesh: many hosts, or many ports of one.
+    let vertical = scene.dice().chance(0.5);
     scene.go(move |count, now, stage| {
         let chance = stage.dice.unit();
-        let standing = if chance < 0.6 { Standing::Refused } else { Standing::Allowed };
-        let target =
-            stage.place(&format!("scanned-{count}"), 0, Carrier::Tcp, Tongue::Unknown, standing, Reach::Near);
+        let (low, high) = (count % 250 + 1, count / 250);
+        let (name, port) = match (has_policy, vertical) {
+            (true, _) => (format!("scanned-{count}"), 0),
+            (false, true) => ("10.0.9.9".to_owned(), u16::try_from(count + 20).unwrap_or(u16::MAX)),
+            (false, false) => (format!("10.0.{}.{low}", 20 + high), 22),
+        };
+        let standing = match (has_policy, chance < 0.6) {
+            (false, _) => Standing::Unknown,
+            (true, true) => Standing::Refused,
+            (true, false) => Standing::Allowed,
+        };
+        let target = stage.place(&name, port, Carrier::Tcp, Tongue::Unknown, standing, Reach::Near);
         let line = stage.open(now, device, target);
         match chance {
-            c if c < 0.6 => line.wait(300).close(End::Policy),
+            c if c < 0.6 && has_policy => line.wait(300).close(End::Policy),
             c if c < 0.8 => line.wait(900).close(End::Refused),
             c if c < 0.9 => line.wait(2 * SECOND).close(End::Timeout),
             _ => line.wait(2_000).close(End::Reset),

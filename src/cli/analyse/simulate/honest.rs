@@ -234,6 +234,8 @@ pub struct Company {
     pub broker: Service,
     /// Services that policy allows to all and none of them ever used.
     pub unused: Vec<Service>,
+    /// Whether policy knows the services, as in a mesh; a capture knows only addresses.
+    pub has_policy: bool,
 }
 
 /// Sets up a company; its devices begin at [`DAWN`] and go on for ever.
@@ -270,7 +272,29 @@ pub fn company(stage: &mut Stage, variety: Variety) -> Company {
     let firsts: Vec<_> = unused.iter().rev().take(4).copied().collect();
     let at = at + HOUR;
     stage.enter(at, newcomer(web_device, firsts, DAY as f64 / 1e6));
-    Company { web: web_device, sensor: sensor_device, worker, known, broker, unused }
+    Company { web: web_device, sensor: sensor_device, worker, known, broker, unused, has_policy: true }
+}
+
+/// A site without a mesh: one workstation plays every part, services are addresses, and nobody knows a policy.
+pub fn site(stage: &mut Stage, variety: Variety) -> Company {
+    let test = variety == Variety::Test;
+    let (hosts, mean_s) =
+        if test { (120, 150.0) } else { (60 + stage.dice.below(120), stage.dice.between(60.0, 240.0)) };
+    let (device, known) = workstation(stage, "10.0.0.7", hosts, mean_s);
+    let mut unused = Vec::new();
+    for n in 0..30 {
+        let (name, port, tongue) = match n % 3 {
+            0 => (format!("203.0.113.{n}"), 443, Tongue::Tls),
+            1 => (format!("10.0.5.{n}"), 80, Tongue::Http),
+            _ => (format!("203.0.113.{n}"), 8000 + n, Tongue::Unknown),
+        };
+        let reach = if n % 3 == 1 { Reach::Near } else { Reach::Far };
+        unused.push(stage.place(&name, port, Carrier::Tcp, tongue, Standing::Unknown, reach));
+    }
+    let broker = stage.place("10.0.0.18", 1883, Carrier::Tcp, Tongue::Mqtt, Standing::Unknown, Reach::Near);
+    let begin = DAWN + stage.dice.below(HOUR);
+    stage.enter(begin, sensor(device, broker, if test { 60.0 } else { 45.0 }, 2.0));
+    Company { web: device, sensor: device, worker: device, known, broker, unused, has_policy: false }
 }
 
 /// A workstation of a site without a mesh, as packet captures see it; policy is not known.

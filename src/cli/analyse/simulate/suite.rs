@@ -268,7 +268,9 @@ impl Judge for Deaf {
 /// How long a judge learns before an attack.
 pub const LEARNS: u64 = 25 * HOUR;
 /// Number of the scenario that begins three weeks earlier.
-const POISONING: u8 = 14;
+pub const POISONING: u8 = 14;
+/// Number of the scenario that it ends with.
+pub const EXFILTRATION: u8 = 2;
 const POISON: f64 = 1.05;
 const POISONED: u64 = 21 * DAY;
 /// An attack that has used this many times its bound was missed.
