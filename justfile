@@ -21,11 +21,17 @@ lint:
 deny:
     cargo deny check
 
-# curl, nginx and PostgreSQL through two sidecars; installs what is missing, so it wants root
+# curl, nginx, PostgreSQL and others through two sidecars, Python and OpenSSL at what we sign; installs what is missing, so it wants root
 test-peers:
     .ci/peers
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 peers::
+
+# 10,000 idle flows and their memory; 200 flows beside a gigabyte and a stalled app: figures, in 3 minutes
+test-load:
+    .ci/peers
+    cargo build --locked --release
+    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 load:: stalls
 
 # Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
 fuzz seconds="60" *targets="":

@@ -3,6 +3,7 @@
 //! `docs/ARCHITECTURE.md` is the map. A room imports only rooms of lower floors.
 
 pub mod agent;
+pub mod analyser;
 pub mod audit;
 pub mod capture;
 pub mod channel;
@@ -10,6 +11,7 @@ pub mod cli;
 pub mod config;
 pub mod console;
 pub mod device;
+pub mod feeds;
 pub mod flow;
 pub mod identity;
 pub mod limits;

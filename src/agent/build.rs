@@ -5,12 +5,16 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::attest::{self, Notary};
+use super::bulletin::{self, Announcer, Board};
+use super::contact::Contact;
+use super::take;
 use crate::audit::{self, Log};
 use crate::capture::{self, OpenDoor};
-use crate::channel::{JoinDoor, Sessions};
-use crate::config::Config;
+use crate::channel::{Attester, Dialler, JoinDoor, Sessions};
+use crate::config::{Config, Membership};
 use crate::flow::{Rooms, Table};
-use crate::identity::Identity;
+use crate::identity::{Identity, Places};
 use crate::limits::{self, Governor, Handshakes, Knocks, Pressure};
 use crate::model::Timestamp;
 use crate::net::{Listener, UnixMode};
@@ -27,13 +31,16 @@ pub struct StartError(pub Vec<String>);
 pub(super) struct Built {
     pub rooms: Arc<Rooms>,
     pub identity: Identity,
+    pub attester: Attester,
     pub sessions: Sessions,
     pub knocks: Arc<Knocks>,
     pub handshakes: Handshakes,
     pub opened: audit::Opened,
     pub drain: watch::Sender<bool>,
-    /// The joining door, when this sidecar is the authority.
-    pub join: Option<JoinDoor>,
+    /// The joining door and the board with the news, when this sidecar is the authority.
+    pub authority: Option<(JoinDoor, Arc<Board>, Announcer)>,
+    /// How it stands with the authority of this sidecar.
+    pub contact: Arc<Contact>,
 }
 
 /// The sockets, bound; nobody is served yet.
@@ -55,7 +62,12 @@ impl Bound {
 }
 
 /// Builds every room.
-pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError> {
+pub(super) fn build(
+    config: &Config,
+    membership: Option<&Membership>,
+    places: &Places,
+    now: Timestamp,
+) -> Result<Built, StartError> {
     let mut found = Vec::new();
     let identity = Identity::load(&config.identity, now).map_err(|e| found.push(e.to_string())).ok();
     let policy = Policy::load(config.policy.clone(), now).map_err(|e| found.push(e.to_string())).ok();
@@ -67,24 +79,48 @@ pub(super) fn build(config: &Config, now: Timestamp) -> Result<Built, StartError
         Log::open(&config.audit, &origin, now).map_err(|e| StartError(vec![e.to_string()]))?;
     let sessions = Sessions::default();
     let (drain, draining) = watch::channel(false);
+    let (table, metrics) = (Table::default(), Metrics::new(env!("CARGO_PKG_VERSION")));
+    let contact = Contact::new(membership.map(|m| m.authority.clone()), take::kept_standings(places));
+    let contact = Arc::new(contact);
+    let notary = Notary {
+        audit: audit.clone(),
+        metrics: metrics.clone(),
+        table: table.clone(),
+        contact: Arc::clone(&contact),
+    };
+    let attester = attest::attester(config, &identity, &policy, notary, now)?;
+    let dialler = Dialler {
+        identity: identity.clone(),
+        attester: attester.clone(),
+        sessions: sessions.clone(),
+        settings: config.channel.clone(),
+    };
     let rooms = Rooms {
         settings: config.flow.clone(),
         policy,
         governor: Governor::new(&config.limits),
         pressure: Pressure::new(&config.limits, first),
         own_doors: own_doors(config),
-        table: Table::default(),
-        pool: Pool::new(identity.clone(), sessions.clone(), config.channel.clone()),
+        table,
+        pool: Pool::new(dialler),
         audit,
-        metrics: Metrics::new(env!("CARGO_PKG_VERSION")),
+        metrics,
         drain: draining,
     };
     let rooms = Arc::new(rooms);
-    let join = super::join::door(config.authority.as_ref(), &identity, &rooms, now)?;
+    let authority = match super::join::door(config.authority.as_ref(), &identity, &rooms, now)? {
+        Some((door, desk)) => {
+            let (board, announcer) = bulletin::open(&desk, now)?;
+            Some((door, board, announcer))
+        }
+        None => None,
+    };
     Ok(Built {
         rooms,
         identity,
-        join,
+        authority,
+        contact,
+        attester,
         sessions,
         knocks: Arc::new(Knocks::new(&config.limits)),
         handshakes: Handshakes::new(&config.limits),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+use super::contact::Contact;
 use super::watch::Orders;
 use crate::audit::{Entry, Kind, Source};
-use crate::channel::Sessions;
+use crate::channel::{Attester, OwnStanding, Sessions, Standing};
 use crate::config::Config;
 use crate::console::{AdminEvent, Ask, AskError, Check, House};
 use crate::flow::{self, Cut, Rooms};
@@ -19,12 +20,46 @@ use crate::net::BoxFuture;
 pub(super) struct Inside {
     pub rooms: Arc<Rooms>,
     pub identity: Identity,
+    pub attester: Attester,
     pub sessions: Sessions,
     pub orders: Orders,
     /// Asks the sidecar to drain and stop.
     pub asked: mpsc::Sender<()>,
     pub config: Config,
+    pub contact: Arc<Contact>,
     pub since: Timestamp,
+}
+
+impl Inside {
+    /// What there is to say of the authority; nothing when all is well.
+    fn remark(&self, now: Timestamp) -> String {
+        let state = self.contact.state();
+        let silence = now.since(state.last.unwrap_or(self.since));
+        let mut remarks = Vec::new();
+        if let (Some(problem), Some(_)) = (&state.problem, &self.contact.authority) {
+            remarks.push(format!(
+                "the authority has not been heard for {} s, nothing new joins or is renewed: {problem}",
+                silence.as_secs()
+            ));
+        }
+        remarks.extend(state.refused);
+        if state.skew_ms.unsigned_abs() > SKEW_TOLD_MS {
+            remarks.push(skew_text(state.skew_ms));
+        }
+        remarks.join("; ")
+    }
+
+    fn authority_json(&self, now: Timestamp) -> Value {
+        let Some(id) = &self.contact.authority else { return Value::Null };
+        let state = self.contact.state();
+        json!({
+            "id": id.as_str(),
+            "heard": state.last.map(|at| at.to_string()),
+            "silence_s": now.since(state.last.unwrap_or(self.since)).as_secs(),
+            "clock_ahead_ms": state.skew_ms,
+            "remark": self.remark(now),
+        })
+    }
 }
 
 impl House for Inside {
@@ -35,12 +70,18 @@ impl House for Inside {
     fn checks(&self) -> Vec<Check> {
         let now = Timestamp::now();
         let identity = self.identity.status(now);
+        let margin = self.config.enrolment.ready_before;
         let certificate = if now >= identity.not_after {
             Err(format!("the certificate expired at {}", identity.not_after))
+        } else if now.plus(margin) >= identity.not_after && !margin.is_zero() {
+            Err(format!("the certificate ends soon, at {}", identity.not_after))
         } else {
             Ok(())
         };
         let crl = match identity.crl {
+            CrlStatus::Good { next_update } if now.plus(margin) >= next_update && !margin.is_zero() => {
+                Err(format!("the revocation list ends soon, at {next_update}"))
+            }
             CrlStatus::Off | CrlStatus::Good { .. } => Ok(()),
             CrlStatus::Expired { next_update } => {
                 Err(format!("the revocation list expired at {next_update}"))
@@ -53,8 +94,17 @@ impl House for Inside {
         };
         let pressure = self.rooms.pressure.admit().map_err(|reason| reason.sentence().to_string());
         let draining = if *self.rooms.drain.borrow() { Err("draining".to_string()) } else { Ok(()) };
+        let own = self.attester.own();
+        let record = match (own.problem, own.record) {
+            (Some(problem), _) => Err(format!("the record of this device is not used: {problem}")),
+            (None, Some((_, expires_at))) if now >= expires_at => {
+                Err(format!("the record of this device expired at {expires_at}"))
+            }
+            (None, _) => Ok(()),
+        };
         [
             ("certificate", certificate),
+            ("record", record),
             ("crl", crl),
             ("audit", audit),
             ("pressure", pressure),
@@ -62,6 +112,8 @@ impl House for Inside {
         ]
         .into_iter()
         .map(|(name, found)| Check { name, ok: found.is_ok(), sentence: found.err().unwrap_or_default() })
+        // What is issued goes on without the authority: it is told, and makes nothing red.
+        .chain(std::iter::once(Check { name: "authority", ok: true, sentence: self.remark(now) }))
         .collect()
     }
 
@@ -87,11 +139,13 @@ impl House for Inside {
                 "roots": identity.roots,
                 "crl": crl_text(&identity.crl),
             },
+            "device": own_json(&self.attester.own()),
             "policy": { "digest": bundle.digest(), "rules": bundle.rules().len(), "loaded_at": bundle.loaded_at().to_string() },
             "audit": {
                 "entries": audit.size, "queued": audit.queued, "refused": audit.refused,
                 "dropped": audit.dropped, "failing": audit.failing,
             },
+            "authority": self.authority_json(now),
             "flows": self.rooms.table.len(),
             "descriptors": format!("{} of {}", usage.descriptors_used, usage.descriptors_limit),
             "resident_bytes": usage.resident_bytes,
@@ -179,8 +233,31 @@ fn session_json(session: &crate::channel::Session, now: Timestamp) -> Value {
         "remote": session.remote.to_string(), "transport": session.transport.name(),
         "group": session.group, "cipher": session.cipher,
         "age_s": now.since(session.since).as_secs(),
-        "certificate_until": session.peer.svid().not_after.to_string(),
+        "certificate_until": session.proven().svid().not_after.to_string(),
+        "proven_s": now.since(session.proven_at()).as_secs(),
+        "standing": standing_json(session.standing()),
     })
+}
+
+fn own_json(own: &OwnStanding) -> Value {
+    json!({
+        "tier": own.device.tier.level(), "score": own.device.score.percent(),
+        "verdict": own.verdict.map(|v| v.name()), "profile": own.profile,
+        "record": own.record.map(|(version, _)| version),
+        "record_until": own.record.map(|(_, until)| until.to_string()),
+        "problem": own.problem,
+    })
+}
+
+fn standing_json(standing: Standing) -> Value {
+    match standing {
+        Standing::Unproven(reason) => json!({ "tier": null, "reason": reason.code() }),
+        Standing::Exempt => json!({ "tier": 0 }),
+        Standing::Leased { lease, verdict, record_version, .. } => json!({
+            "tier": lease.tier.level(), "score": lease.score.percent(), "verdict": verdict.name(),
+            "record": record_version, "lease_until": lease.until.to_string(),
+        }),
+    }
 }
 
 fn crl_text(crl: &CrlStatus) -> String {
@@ -194,3 +271,12 @@ fn crl_text(crl: &CrlStatus) -> String {
 
 /// Flows and sessions listed in one answer.
 const LISTED_MAX: usize = 1000;
+
+/// In words for people.
+fn skew_text(skew_ms: i64) -> String {
+    let (by, way) = (skew_ms.unsigned_abs(), if skew_ms > 0 { "behind" } else { "ahead of" });
+    format!("the clock of this host is {}.{:03} s {way} the authority's", by / 1000, by % 1000)
+}
+
+/// A difference of the clocks that is told.
+const SKEW_TOLD_MS: u64 = 5_000;

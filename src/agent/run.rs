@@ -6,17 +6,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::app::{self, App};
+use super::attest;
 use super::build::{self, Bound, Built, StartError};
+use super::bulletin::Announcer;
 use super::doors::Doorkeeper;
 use super::drain;
 use super::house::Inside;
+use super::member::{self, Member};
+use super::take::Taker;
 use super::watch::{self, Orders, Watchman};
 use crate::audit::{Entry, Kind};
 use crate::capture;
 use crate::channel::{self, PeersDoor};
-use crate::config::Config;
+use crate::config::{Config, Membership};
 use crate::console;
 use crate::flow;
+use crate::identity::{LeafSigner, Places};
 use crate::limits;
 use crate::model::Timestamp;
 use crate::net::{Spread, Workers};
@@ -39,7 +44,23 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     let _ = limits::raise_descriptors();
     let now = Timestamp::now();
     tracing::info!(config = %config.source.display(), version = env!("CARGO_PKG_VERSION"), "starting");
-    let built = build::build(&config, now)?;
+    let places = Places::new(&config.identity, &config.device.record);
+    let membership = config.enrolment.find().map_err(|e| StartError(vec![e]))?;
+    // What a crash left half done, before anything is read.
+    match places.finish() {
+        Ok(true) => tracing::warn!("a renewal was interrupted, and is finished now"),
+        Ok(false) => {}
+        Err(e) => return Err(StartError(vec![e.to_string()])),
+    }
+    if let (Some(whom), Some(leaf)) = (&membership, places.lapsed(now)) {
+        let told = recovered(whom, &places, &leaf).await?;
+        let Some(told) = told else { return Ok(Exit::Asked) };
+        tracing::info!("certificate {told}");
+    }
+    let now = Timestamp::now();
+    // An authority hears from itself.
+    let membership = membership.filter(|_| config.authority.is_none());
+    let built = build::build(&config, membership.as_ref(), &places, now)?;
     let bound = build::bind(&config)?;
     let failed = |what: &str, e: std::io::Error| StartError(vec![format!("{what}: {e}")]);
     let mut term = signal(SignalKind::terminate()).map_err(|e| failed("SIGTERM", e))?;
@@ -51,15 +72,35 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     let (orders, watchman) = watch::start(Watchman {
         rooms: Arc::clone(&rooms),
         identity: built.identity.clone(),
+        attester: built.attester.clone(),
+        device: config.device.clone(),
+        config_digest: attest::digest(&config.to_toml()),
         sessions: built.sessions.clone(),
         policy_dir: config.policy.dir.clone(),
+        contact: Arc::clone(&built.contact),
     })
     .map_err(|e| failed("the watchman's thread", e))?;
     let (asked, mut drain_asked) = mpsc::channel(1);
     let own = built.identity.id().clone();
     let drain = built.drain.clone();
     let workers = Workers::per_core().map_err(|e| failed("the workers' threads", e))?;
-    open(&config, built, bound, &orders, asked, workers.spread())?;
+    let taker = Arc::new(Taker {
+        identity: built.identity.clone(),
+        places,
+        contact: Arc::clone(&built.contact),
+        rooms: Arc::clone(&rooms),
+        orders: orders.clone(),
+    });
+    let board = built.authority.as_ref().map(|(_, board, _)| board.subscribe());
+    let draining = drain.subscribe();
+    let _announcer = open(&config, built, bound, &orders, asked, workers.spread())?;
+    match (board, membership) {
+        (Some(board), _) => drop(tokio::spawn(member::keep_own(taker, board, draining))),
+        (None, Some(whom)) => {
+            drop(tokio::spawn(member::keep(Arc::new(Member { whom, taker, drain: draining }))));
+        }
+        (None, None) => {}
+    }
     tracing::info!(id = %own, "ready");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
@@ -143,10 +184,21 @@ fn open(
     orders: &Orders,
     asked: mpsc::Sender<()>,
     workers: &Spread,
-) -> Result<(), StartError> {
-    let Built { rooms, identity, sessions, knocks, handshakes, drain, join, .. } = built;
-    let keeper =
-        Arc::new(Doorkeeper { rooms: Arc::clone(&rooms), own: identity.id().clone(), knocks, handshakes });
+) -> Result<Option<Announcer>, StartError> {
+    let Built { rooms, identity, attester, sessions, knocks, handshakes, drain, authority, contact, .. } =
+        built;
+    let (join, board, announcer) = match authority {
+        Some((door, board, announcer)) => (Some(door), Some(board), Some(announcer)),
+        None => (None, None, None),
+    };
+    let keeper = Arc::new(Doorkeeper {
+        rooms: Arc::clone(&rooms),
+        own: identity.id().clone(),
+        attester: attester.clone(),
+        board,
+        knocks,
+        handshakes,
+    });
     for (door, listener) in bound.all() {
         tracing::info!(door, %listener, "listening");
     }
@@ -154,6 +206,7 @@ fn open(
         let door = PeersDoor {
             identity: identity.clone(),
             settings: config.channel.clone(),
+            attester: attester.clone(),
             sessions: sessions.clone(),
             keeper: keeper.clone(),
             join,
@@ -180,10 +233,12 @@ fn open(
     let inside = Arc::new(Inside {
         rooms,
         identity,
+        attester,
         sessions,
         orders: orders.clone(),
         asked,
         config: config.clone(),
+        contact,
         since: Timestamp::now(),
     });
     // The admin doors stay open while the sidecar drains: that is when people look.
@@ -193,7 +248,23 @@ fn open(
             async move { console::serve(listener, inside, &settings, std::future::pending()).await },
         );
     }
-    Ok(())
+    Ok(announcer)
+}
+
+/// Waits for the next certificate of a device whose last one has expired; `None` when it is told to stop instead.
+async fn recovered(
+    whom: &Membership,
+    places: &Places,
+    leaf: &LeafSigner,
+) -> Result<Option<String>, StartError> {
+    let failed = |what: &str, e: std::io::Error| StartError(vec![format!("{what}: {e}")]);
+    let mut term = signal(SignalKind::terminate()).map_err(|e| failed("SIGTERM", e))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed("SIGINT", e))?;
+    tokio::select! {
+        _ = term.recv() => Ok(None),
+        _ = interrupt.recv() => Ok(None),
+        told = member::recover_first(whom, places, leaf) => Ok(Some(told)),
+    }
 }
 
 fn app_code(ended: std::io::Result<std::process::ExitStatus>) -> u8 {

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::attest;
+use super::contact::Contact;
 use crate::audit::{Entry, Kind};
-use crate::channel::Sessions;
+use crate::channel::{Attester, Digests, Session, Sessions, Standing};
+use crate::device;
 use crate::flow::{self, Cut, Rooms};
 use crate::identity::Identity;
 use crate::limits;
@@ -30,8 +33,14 @@ pub(super) enum Order {
 pub(super) struct Watchman {
     pub rooms: Arc<Rooms>,
     pub identity: Identity,
+    pub attester: Attester,
+    pub device: device::Settings,
+    /// Names the configuration in our evidence.
+    pub config_digest: [u8; 32],
     pub sessions: Sessions,
     pub policy_dir: PathBuf,
+    /// How it stands with the authority, and what it says of others.
+    pub contact: Arc<Contact>,
 }
 
 /// How to reach the watchman.
@@ -68,6 +77,10 @@ struct Seen {
     hour: u8,
     second: u64,
     minute: u64,
+    /// When the watch began.
+    since: Timestamp,
+    /// When this machine was looked at last.
+    looked: Instant,
     /// Entries in the log, and entries it could not take.
     entries: u64,
     lost: u64,
@@ -91,6 +104,8 @@ impl Watchman {
             hour: now.hour(),
             second: now.as_secs(),
             minute: now.as_secs() / 60,
+            since: now,
+            looked: Instant::now(),
             entries: 0,
             lost: 0,
         };
@@ -99,7 +114,9 @@ impl Watchman {
                 Ok(Order::Reload(answer)) => {
                     let _ = answer.send(self.reload_all());
                 }
-                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                    return attest::save_versions(&self.attester, &self.device.records);
+                }
                 Err(RecvTimeoutError::Timeout) => self.look(&mut seen, Timestamp::now()),
             }
         }
@@ -144,11 +161,56 @@ impl Watchman {
         for living in self.rooms.table.all() {
             flow::look_after(metrics, &living, look);
         }
+        if self.contact.authority.is_some() {
+            let last = self.contact.state().last.unwrap_or(seen.since);
+            metrics.authority_silent(now.since(last));
+        }
+        attest::save_versions(&self.attester, &self.device.records);
+        if seen.looked.elapsed() >= self.device.look_interval {
+            seen.looked = Instant::now();
+            self.look_at_machine(now);
+        }
         // What lapses by the clock alone is found here; signatures are checked again when a file changes.
         for session in self.sessions.all() {
-            if session.peer.svid().not_after <= now {
-                self.end_session(&session, Reason::SessionExpired, now);
+            if let Err(reason) = self.lapsed(&session, now) {
+                self.end_session(&session, reason, now);
             }
+        }
+    }
+
+    /// Whether a session must end now: its leaf or its lease is over, and for the lease the drain time, too.
+    fn lapsed(&self, session: &Session, now: Timestamp) -> Result<(), Reason> {
+        if session.proven().svid().not_after <= now {
+            return Err(Reason::SessionExpired);
+        }
+        let version = match session.standing() {
+            Standing::Leased { record_version, .. } => Some(record_version),
+            Standing::Exempt | Standing::Unproven(_) => None,
+        };
+        self.contact.admits(session.peer.id(), version)?;
+        match session.standing() {
+            Standing::Leased { lease, .. } if lease.check(now).is_err() => {
+                match now < lease.until.plus(self.device.lease_drain) {
+                    true => Ok(()),
+                    false => Err(Reason::LeaseExpired),
+                }
+            }
+            _ => self.attester.check(session, now),
+        }
+    }
+
+    fn look_at_machine(&self, now: Timestamp) {
+        let before = self.attester.own();
+        if let Err(e) = self.attester.look_again(now) {
+            return tracing::error!("this machine cannot be looked at, evidence stays what it was: {e}");
+        }
+        let own = self.attester.own();
+        if own != before {
+            let verdict = own.verdict.map_or("none", |v| v.name());
+            tracing::warn!(verdict, tier = own.device.tier.level(), "this device stands differently now");
+        }
+        if let (Some(problem), true) = (&own.problem, own.problem != before.problem) {
+            tracing::error!("the record of this device is not used: {problem}");
         }
     }
 
@@ -168,6 +230,9 @@ impl Watchman {
         let reloaded = self.rooms.policy.reload(Timestamp::now());
         let said = match &reloaded {
             Ok(r) if r.changed => {
+                let digests =
+                    Digests { config: self.config_digest, policy: attest::policy_digest(&self.rooms.policy) };
+                self.attester.set_digests(digests);
                 let cut = self.judge_again("the policy changed");
                 Ok(format!("policy {} replaced {}, {cut} flows cut", r.new, r.old))
             }
@@ -180,8 +245,15 @@ impl Watchman {
     }
 
     fn reload_identity(&self, now: Timestamp) -> Result<String, String> {
+        let record = self.attester.own().record;
         let said = match self.identity.reload(now) {
-            Ok(_) => Ok(format!("identity reloaded, certificate valid until {}", self.identity.not_after())),
+            Ok(changed) => {
+                self.look_at_machine(now);
+                if changed.leaf || self.attester.own().record != record {
+                    self.attester.renewed();
+                }
+                Ok(format!("identity reloaded, certificate valid until {}", self.identity.not_after()))
+            }
             Err(e) => Err(format!("identity: {e}")),
         };
         self.tell(Kind::Reload, &said);
@@ -192,13 +264,15 @@ impl Watchman {
     /// Verifies every living session's chain against the bundle, list and clock of now.
     fn recheck_sessions(&self, now: Timestamp) {
         for session in self.sessions.all() {
-            if let Err(reason) = self.identity.recheck(&session.peer, now) {
+            let still =
+                self.identity.recheck(&session.proven(), now).and_then(|()| self.lapsed(&session, now));
+            if let Err(reason) = still {
                 self.end_session(&session, reason, now);
             }
         }
     }
 
-    fn end_session(&self, session: &crate::channel::Session, reason: Reason, now: Timestamp) {
+    fn end_session(&self, session: &Session, reason: Reason, now: Timestamp) {
         if session.ended().is_some() {
             return;
         }
@@ -210,7 +284,8 @@ impl Watchman {
             reason: Some(reason),
             session: Some(session.id.to_string().into()),
             detail: Some(
-                format!("certificate {} ended with {flows} flows", session.peer.svid().serial_hex()).into(),
+                format!("certificate {} ended with {flows} flows", session.proven().svid().serial_hex())
+                    .into(),
             ),
             ..Entry::new(now, Kind::Revoke)
         });
@@ -257,7 +332,7 @@ impl Watchman {
             let meta = std::fs::metadata(path).ok()?;
             Some(FileStamp { len: meta.len(), modified: meta.modified().ok(), inode: meta.ino() })
         };
-        self.identity.watch_paths().iter().map(stamp).collect()
+        self.identity.watch_paths().iter().chain([&self.device.record]).map(stamp).collect()
     }
 }
 

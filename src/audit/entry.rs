@@ -49,6 +49,8 @@ pub struct Entry {
     pub cipher: Option<Cow<'static, str>>,
     /// The session; cut to [`Entry::TEXT_MAX`] bytes.
     pub session: Option<Box<str>>,
+    /// How old the session's keys are, in seconds.
+    pub key_age_s: Option<u64>,
     /// Bytes from the source to the target.
     pub bytes_in: Option<u64>,
     /// Bytes from the target to the source.
@@ -137,6 +139,7 @@ impl Entry {
             group: lent(self.group.as_deref()),
             cipher: lent(self.cipher.as_deref()),
             session: lent(self.session.as_deref()),
+            key_age_s: self.key_age_s,
             bytes_in: self.bytes_in,
             bytes_out: self.bytes_out,
             ms: self.ms,
@@ -175,6 +178,8 @@ pub enum Kind {
     Repair,
     /// A device joins: it was given its certificate, or acknowledged it.
     Join,
+    /// A peer's evidence was taken: what it is taken for, and until when.
+    Attest,
     /// An operator asked for something.
     #[default]
     Admin,
@@ -195,6 +200,7 @@ impl Kind {
             Self::Block => "block",
             Self::Repair => "repair",
             Self::Join => "join",
+            Self::Attest => "attest",
             Self::Admin => "admin",
         }
     }
@@ -282,6 +288,9 @@ pub struct Line<'a> {
     /// The session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<Cow<'a, str>>,
+    /// Seconds since the session's handshake.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_age_s: Option<u64>,
     /// Bytes from the source to the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes_in: Option<u64>,
@@ -389,6 +398,7 @@ mod tests {
             flow: Some(FlowId(u64::MAX)),
             direction: Some(Direction::Outbound),
             transport: Some(Transport::Local),
+            key_age_s: Some(u64::MAX),
             bytes_in: Some(u64::MAX),
             bytes_out: Some(u64::MAX),
             ms: Some(u64::MAX),

@@ -13,11 +13,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::attest::{self, Attester};
+use super::errand::{self, ErrandError};
 use super::h2_stream::{self, *};
 use super::keepalive;
 use super::listen::{ALPN_H2, PROXY_STATUS};
-use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
+use super::session::{Exports, Registered, Session, Sessions, Shaken};
 use super::settings::Settings;
+use crate::device::Role;
 use crate::identity::{self, Identity};
 use crate::model::{Authority, Reason, SpiffeId, Timestamp, Transport};
 use crate::net::{self, BoxStream, SocketOptions};
@@ -28,12 +31,18 @@ use crate::protocols;
 /// TLS 1.3 lets a client finish before the server has looked at its certificate: only the answer to a CONNECT says
 /// that the peer accepted us.
 pub struct Dialled {
-    /// What the handshake proved.
+    /// What was proven of the peer.
     pub session: Arc<Session>,
-    send: SendRequest<Bytes>,
+    link: Arc<Link>,
     flows: Arc<AtomicUsize>,
     flows_max: usize,
     worker: ThreadId,
+}
+
+/// Holds a connection open: who dialled does, and each of its flows.
+pub(super) struct Link {
+    pub(super) session: Arc<Session>,
+    pub(super) send: SendRequest<Bytes>,
 }
 
 /// Why there is no connection.
@@ -76,22 +85,31 @@ pub enum OpenError {
     Timeout,
 }
 
-/// Dials `peer` at `addr`.
+/// What it takes to dial.
+#[derive(Clone)]
+pub struct Dialler {
+    /// Who we are and whom we believe.
+    pub identity: Identity,
+    /// Proves our device, and has the peer prove its.
+    pub attester: Attester,
+    /// Where living sessions are registered.
+    pub sessions: Sessions,
+    /// Limits and waits.
+    pub settings: Settings,
+}
+
+/// Dials `peer` at `addr`; both ends have then proven their devices, as far as each must.
 ///
 /// # Errors
-/// [`DialError`] when it cannot be reached or is not who it must be.
-pub async fn dial(
-    addr: SocketAddr,
-    peer: &SpiffeId,
-    identity: &Identity,
-    sessions: &Sessions,
-    settings: &Settings,
-) -> Result<Dialled, DialError> {
+/// [`DialError`] when it cannot be reached, is not who it must be, or either end does not take the other's evidence.
+pub async fn dial(addr: SocketAddr, peer: &SpiffeId, dialler: &Dialler) -> Result<Dialled, DialError> {
+    let Dialler { identity, attester, sessions, settings } = dialler;
     let fail = |reason, detail: String| DialError { addr, reason, detail };
     let tcp = net::connect(addr, SocketOptions::default(), settings.connect_timeout)
         .await
         .map_err(|e| fail(connect_reason(&e), e.to_string()))?;
-    let connector = TlsConnector::from(identity.client_config(peer, &[ALPN_H2]));
+    let (config, leaf) = identity.dialling(peer, &[ALPN_H2]);
+    let connector = TlsConnector::from(config);
     // A server's name is neither sent nor believed: the verifier wants the SPIFFE ID.
     let shaken = connector.connect(identity::server_name(), tcp);
     let shaken = tokio::time::timeout(settings.handshake_timeout, shaken);
@@ -103,19 +121,26 @@ pub async fn dial(
     if state.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(Reason::TlsFailed, "the peer does not speak h2".into()));
     }
-    let mut exporter = [0u8; 16];
-    state
-        .export_keying_material(&mut exporter, SESSION_EXPORTER, None)
-        .map_err(|e| fail(Reason::TlsFailed, e.to_string()))?;
-    let session = Session::new(state, exporter, addr, Transport::H2, Timestamp::now())
-        .map_err(|e| fail(Reason::CertificateNotSvid, e.to_string()))?;
+    let exports =
+        Exports::take(|out, label, context| state.export_keying_material(out, label, context).map(drop))
+            .map_err(|e| fail(Reason::TlsFailed, e.to_string()))?;
+    let now = Timestamp::now();
+    let shaken = Shaken { exports, role: Role::Client, leaf, remote: addr, transport: Transport::H2, now };
+    let session = Session::new(state, shaken).map_err(|e| fail(Reason::CertificateNotSvid, e.to_string()))?;
+    attester.begin(&session);
     let session = Arc::new(session);
     let registered = sessions.register(&session);
     let (send, connection) =
         client_builder(settings).handshake(tls).await.map_err(|e| fail(Reason::PeerClosed, e.to_string()))?;
     tokio::spawn(drive(connection, Arc::clone(&session), registered, settings.clone()));
+    let lease = attester.exchange(&session, &send, settings.answer_timeout).await.map_err(|e| {
+        session.end(e.reason);
+        fail(e.reason, e.detail)
+    })?;
+    let link = Arc::new(Link { session, send });
+    tokio::spawn(attest::keep(attester.clone(), Arc::downgrade(&link), settings.answer_timeout, lease));
     let (flows_max, worker) = (settings.streams_max as usize, std::thread::current().id());
-    Ok(Dialled { session, send, flows: Arc::default(), flows_max, worker })
+    Ok(Dialled { session: Arc::clone(&link.session), link, flows: Arc::default(), flows_max, worker })
 }
 
 fn client_builder(settings: &Settings) -> h2::client::Builder {
@@ -158,6 +183,20 @@ async fn drive(
 }
 
 impl Dialled {
+    /// Runs the errand `name` at the peer: posts `body`, takes at most `answer_max` bytes within `timeout`.
+    ///
+    /// # Errors
+    /// [`ErrandError`] when the peer refuses, does not answer in time, or answers too much.
+    pub async fn post(
+        &self,
+        name: &str,
+        body: Bytes,
+        answer_max: usize,
+        timeout: std::time::Duration,
+    ) -> Result<Bytes, ErrandError> {
+        errand::run(&self.link.send, name, body, answer_max, timeout).await
+    }
+
     /// Whether the calling thread moves its frames: a flow of the same thread reaches it without waking another.
     pub fn is_near(&self) -> bool {
         self.worker == std::thread::current().id()
@@ -170,7 +209,7 @@ impl Dialled {
 
     /// Whether it can take another flow at once: never waits for a stream to become free.
     pub fn has_room(&self) -> bool {
-        let most = self.flows_max.min(self.send.current_max_send_streams());
+        let most = self.flows_max.min(self.link.send.current_max_send_streams());
         self.session.ended().is_none() && self.flows() < most
     }
 
@@ -182,7 +221,7 @@ impl Dialled {
         if let Some(reason) = self.session.ended() {
             return Err(OpenError::Gone { reason, detail: "the session has ended".into() });
         }
-        let most = self.flows_max.min(self.send.current_max_send_streams());
+        let most = self.flows_max.min(self.link.send.current_max_send_streams());
         let taken =
             self.flows.fetch_update(Ordering::AcqRel, Ordering::Relaxed, |n| (n < most).then_some(n + 1));
         match taken {
@@ -211,11 +250,11 @@ impl Dialled {
         *request.method_mut() = Method::CONNECT;
         *request.uri_mut() =
             uri.map_err(|e| OpenError::Gone { reason: Reason::Internal, detail: e.to_string() })?;
-        let mut send = self.send.clone().ready().await.map_err(|e| self.gone(&e))?;
+        let mut send = self.link.send.clone().ready().await.map_err(|e| self.gone(&e))?;
         let (answer, upload) = send.send_request(request, false).map_err(|e| self.gone(&e))?;
         let answer = answer.await.map_err(|e| self.gone(&e))?;
         if answer.status() == http::StatusCode::OK {
-            let hold = (place, Arc::clone(&self.session));
+            let hold = (place, Arc::clone(&self.link));
             return Ok(h2_stream::stream(upload, answer.into_body(), hold));
         }
         Err(OpenError::Refused { status: answer.status().as_u16(), detail: refused_detail(&answer) })

@@ -8,15 +8,18 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::server::TlsStream;
 
+use super::attest::Attester;
+use super::errand::{self, Caller, ERRANDS_MAX};
 use super::h1;
 use super::h2_stream::{self, *};
-use super::join::{self, JoinDoor, Shaken};
+use super::join::{self, JoinDoor};
 use super::keepalive;
-use super::session::{Registered, SESSION_EXPORTER, Session, Sessions};
+use super::session::{Exports, Registered, Session, Sessions, Shaken};
 use super::settings::Settings;
+use crate::device::Role;
 use crate::identity::Identity;
 use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
 use crate::net::{
@@ -47,6 +50,14 @@ pub trait Keeper: Send + Sync + 'static {
 
     /// A request came.
     fn arrived(&self, arrival: Arrival);
+
+    /// The peer wants something that is no flow, see [`ERRAND_PATH`](super::ERRAND_PATH): gives the answer's body.
+    fn errand(
+        &self,
+        session: Arc<Session>,
+        name: &str,
+        body: Result<Bytes, Reason>,
+    ) -> BoxFuture<Result<Bytes, Refusal>>;
 }
 
 /// What the door needs to know.
@@ -55,6 +66,8 @@ pub struct PeersDoor {
     pub identity: Identity,
     /// Limits and waits.
     pub settings: Settings,
+    /// Says of whom evidence is asked.
+    pub attester: Attester,
     /// Where living sessions are registered.
     pub sessions: Sessions,
     /// Who is asked and told.
@@ -103,12 +116,12 @@ async fn greet(
     slot: Box<dyn Send>,
     drain: watch::Receiver<bool>,
 ) {
-    let config = door.identity.server_config(&[ALPN_H2, ALPN_H1]);
+    let (config, leaf) = door.identity.accepting(&[ALPN_H2, ALPN_H1]);
     let shaken =
         tokio::time::timeout(door.settings.handshake_timeout, join::shake(door.join.as_ref(), config, tcp));
     let tls = match shaken.await {
-        Ok(Ok(Shaken::Peer(tls))) => *tls,
-        Ok(Ok(Shaken::Joiner(tls))) => {
+        Ok(Ok(join::Shaken::Peer(tls))) => *tls,
+        Ok(Ok(join::Shaken::Joiner(tls))) => {
             drop(slot);
             let Some(join) = &door.join else { return };
             return join::serve(join, &*door.keeper, *tls, remote).await;
@@ -121,14 +134,18 @@ async fn greet(
         Some(ALPN_H2) => Transport::H2,
         _ => Transport::H1,
     };
-    let mut exporter = [0u8; 16];
-    if tls.get_ref().1.export_keying_material(&mut exporter, SESSION_EXPORTER, None).is_err() {
+    let state = tls.get_ref().1;
+    let Ok(exports) =
+        Exports::take(|out, label, context| state.export_keying_material(out, label, context).map(drop))
+    else {
         return door.keeper.refused(remote, Reason::TlsFailed, "the exporter is not to be had");
-    }
-    let session = match Session::new(tls.get_ref().1, exporter, remote, transport, now) {
-        Ok(session) => Arc::new(session),
-        Err(e) => return door.keeper.refused(remote, Reason::CertificateNotSvid, &e.to_string()),
     };
+    let session =
+        match Session::new(state, Shaken { exports, role: Role::Server, leaf, remote, transport, now }) {
+            Ok(session) => Arc::new(session),
+            Err(e) => return door.keeper.refused(remote, Reason::CertificateNotSvid, &e.to_string()),
+        };
+    door.attester.begin(&session);
     let registered = door.sessions.register(&session);
     match transport {
         Transport::H2 => serve_h2(&door, tls, session, registered, slot, drain).await,
@@ -164,7 +181,8 @@ async fn serve_h2(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_MAX)
         .max_header_list_size(HEADERS_MAX)
-        .max_concurrent_streams(door.settings.streams_max)
+        // Beside the flows there is always room for what keeps the session proven.
+        .max_concurrent_streams(door.settings.streams_max.saturating_add(ERRANDS_MAX as u32))
         .max_concurrent_reset_streams(RESET_STREAMS_MAX)
         .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
         .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
@@ -179,6 +197,7 @@ async fn serve_h2(
         keepalive::lost(connection.ping_pong(), door.settings.ping_interval, door.settings.ping_timeout);
     tokio::pin!(lost);
     let mut draining = false;
+    let errands = Arc::new(Semaphore::new(ERRANDS_MAX));
     loop {
         tokio::select! {
             reason = session.until_ended() => {
@@ -194,6 +213,15 @@ async fn serve_h2(
             }
             () = &mut lost => return session.end(Reason::PeerClosed),
             request = connection.accept() => match request {
+                Some(Ok((request, respond))) if errand::name_of(&request).is_some() => {
+                    let caller = Caller {
+                        keeper: Arc::clone(&door.keeper),
+                        session: Arc::clone(&session),
+                        running: Arc::clone(&errands),
+                        timeout: door.settings.handshake_timeout,
+                    };
+                    tokio::spawn(caller.serve(request, respond));
+                }
                 Some(Ok((request, respond))) => arrived(door, &session, &registered, request, respond),
                 Some(Err(e)) => {
                     tracing::debug!(session = %session.id, error = %e, "session broke");
@@ -265,7 +293,7 @@ impl Answer for H2Answer {
     }
 }
 
-fn refusal_head(refusal: &Refusal) -> Response<()> {
+pub(super) fn refusal_head(refusal: &Refusal) -> Response<()> {
     let mut head = Response::new(());
     *head.status_mut() =
         StatusCode::from_u16(refusal.reason.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

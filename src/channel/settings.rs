@@ -22,6 +22,8 @@ pub struct Settings {
     pub ping_interval: Duration,
     /// Wait for the ping's answer before the session is given up. Default 20 s.
     pub ping_timeout: Duration,
+    /// A connection takes no new flows after this: a new one with new keys takes its place. Default 1 h.
+    pub rekey_after: Duration,
     /// A connection without flows is closed after this. Default 90 s.
     pub idle_timeout: Duration,
     /// Names in `paths` are resolved again after this. Default 5 s.

@@ -331,6 +331,7 @@ fn show_facts(line: &Line<'_>, out: &mut impl Write) -> io::Result<()> {
     fact("cipher", line.cipher.as_deref())?;
     fact("session", line.session.as_deref())?;
     fact("bytes in", line.bytes_in.map(|n| n.to_string()).as_deref())?;
+    fact("key age, s", line.key_age_s.map(|n| n.to_string()).as_deref())?;
     fact("bytes out", line.bytes_out.map(|n| n.to_string()).as_deref())?;
     fact("took", line.ms.map(|n| format!("{n} ms")).as_deref())?;
     if let Some(reason) = line.reason.as_deref().and_then(Reason::from_code) {

@@ -47,6 +47,21 @@ pub enum CaCommand {
         #[arg(long, default_value = "ca")]
         dir: PathBuf,
     },
+    /// Put a new issuing CA in the place of the old one; needs `root.key`. Nothing issued before loses trust
+    Rotate {
+        /// Folder of the CA
+        #[arg(long, default_value = "ca")]
+        dir: PathBuf,
+        /// A new root as well, trusted beside the old one
+        #[arg(long)]
+        root: bool,
+    },
+    /// Forget what was rotated out, once all that it issued has ended
+    Retire {
+        /// Folder of the CA
+        #[arg(long, default_value = "ca")]
+        dir: PathBuf,
+    },
     /// Show the CA and what it issued
     Show {
         /// Folder of the CA
@@ -76,6 +91,8 @@ pub fn run(args: &CaArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), CaE
             writeln!(out, "next: copy it to the `[identity] crl` of every sidecar")?;
         }
         CaCommand::Revoke { what, dir } => revoke(what, dir, now, out)?,
+        CaCommand::Rotate { dir, root } => rotate(dir, *root, now, out)?,
+        CaCommand::Retire { dir } => retire(dir, now, out)?,
         CaCommand::Show { dir } => show(dir, now, out)?,
     }
     Ok(())
@@ -100,6 +117,33 @@ fn revoke(what: &str, dir: &std::path::Path, now: Timestamp, out: &mut dyn Write
     Ok(())
 }
 
+fn rotate(dir: &std::path::Path, root: bool, now: Timestamp, out: &mut dyn Write) -> Result<(), CaError> {
+    let rotated = authority::rotate(dir, root, now)?;
+    writeln!(out, "new issuing CA until {}", rotated.issuing_not_after)?;
+    if let Some(until) = rotated.root_not_after {
+        writeln!(out, "new root until       {until}; the old one stays in `bundle.pem`")?;
+        writeln!(out, "next: move `root.key` and `earlier/*/root.key` to a place that is offline")?;
+    }
+    writeln!(
+        out,
+        "next: nothing for sidecars that hear the authority; others need `bundle.pem` and `crl.pem`"
+    )?;
+    writeln!(out, "next: countersign ca retire, from {} on", rotated.overlap_until)?;
+    Ok(())
+}
+
+fn retire(dir: &std::path::Path, now: Timestamp, out: &mut dyn Write) -> Result<(), CaError> {
+    let retired = authority::retire(dir, now)?;
+    writeln!(out, "{} earlier issuing CAs are gone", retired.issuing)?;
+    for root in &retired.roots {
+        writeln!(out, "root `{root}` is no longer in `bundle.pem`")?;
+    }
+    if let Some(at) = retired.next_at {
+        writeln!(out, "the next can go at {at}")?;
+    }
+    Ok(())
+}
+
 fn show(dir: &std::path::Path, now: Timestamp, out: &mut dyn Write) -> Result<(), CaError> {
     let ca = authority::show(dir, now)?;
     writeln!(out, "CA of `{}` in `{}`", ca.trust_domain, dir.display())?;
@@ -108,6 +152,9 @@ fn show(dir: &std::path::Path, now: Timestamp, out: &mut dyn Write) -> Result<()
     writeln!(out, "  issuing CA until {}", ca.issuing_not_after)?;
     let late = if now >= ca.crl_next_update { " EXPIRED: run `countersign ca crl`" } else { "" };
     writeln!(out, "  crl {} until      {}{late}", ca.crl_number, ca.crl_next_update)?;
+    if ca.earlier > 0 || ca.roots > 1 {
+        writeln!(out, "  overlap          {} earlier issuing CAs, {} roots", ca.earlier, ca.roots)?;
+    }
     let living = ca.issued.iter().filter(|e| e.not_after > now.as_secs());
     writeln!(
         out,

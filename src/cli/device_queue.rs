@@ -1,12 +1,13 @@
-//! `countersign device invite | pending | approve | deny | revoke`: who may join, and who may no longer.
+//! `countersign device invite | pending | approve | deny | revoke | quarantine | list`: who may join, and who may no longer.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use crate::agent::{RecordsError, revoke_record};
+use crate::agent::{Changed, RecordsError, all_records, set_status};
+use crate::device::{Record, Status};
 use crate::identity::authority::{
     self, Asked, AuthorityError, INVITE_TTL_MAX, Invite, InviteRequest, InviteState,
 };
@@ -26,12 +27,43 @@ pub enum QueueCommand {
         #[arg(long)]
         all: bool,
     },
-    /// Let a device join that waits in the queue
-    Approve(DecideArgs),
+    /// Let a device join that waits in the queue, or out of quarantine
+    Approve(ApproveArgs),
     /// Refuse a device that waits, or withdraw its invite
     Deny(DecideArgs),
     /// Revoke a device: its certificates, and its record
     Revoke(RevokeArgs),
+    /// Put a device into quarantine: it reaches nothing until it is approved
+    Quarantine(RevokeArgs),
+    /// Two machines use one identity: take it from both, so that each joins anew
+    ResetClone(RevokeArgs),
+    /// List the devices that have a record, and how they stand
+    List(ListArgs),
+}
+
+/// What to decide about, and where its record is.
+#[derive(Args, Debug)]
+pub struct ApproveArgs {
+    /// Name of the device, or id of the token
+    #[arg(value_name = "NAME|TOKEN-ID")]
+    pub what: String,
+    /// Folder of the CA
+    #[arg(long, default_value = "ca")]
+    pub ca: PathBuf,
+    /// Folder of the device records
+    #[arg(long, default_value = "devices")]
+    pub records: PathBuf,
+}
+
+/// Where the devices are.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// Folder of the CA
+    #[arg(long, default_value = "ca")]
+    pub ca: PathBuf,
+    /// Folder of the device records
+    #[arg(long, default_value = "devices")]
+    pub records: PathBuf,
 }
 
 /// Whom to invite.
@@ -89,22 +121,102 @@ pub fn run(command: &QueueCommand, now: Timestamp, out: &mut dyn Write) -> Resul
     match command {
         QueueCommand::Invite(args) => invite(args, now, out),
         QueueCommand::Pending { ca, all } => pending(&authority::invites(ca)?, *all, now, out),
-        QueueCommand::Approve(args) => {
-            let invite = authority::approve(&args.ca, &args.what)?;
-            writeln!(out, "approved `{}`, token {}", invite.name, invite.id)?;
-            writeln!(
-                out,
-                "next: nothing; the device asks again by itself, or with the same `countersign join`"
-            )?;
-            Ok(())
-        }
+        QueueCommand::Approve(args) => approve(args, now, out),
         QueueCommand::Deny(args) => {
             let invite = authority::deny(&args.ca, &args.what, now)?;
             writeln!(out, "denied `{}`, token {}", invite.name, invite.id)?;
             Ok(())
         }
         QueueCommand::Revoke(args) => revoke(args, now, out),
+        QueueCommand::Quarantine(args) => {
+            let changed = change(&args.ca, &args.records, &args.name, Status::Quarantined, now)?;
+            told_change(&args.name, &changed, "quarantined", out)?;
+            writeln!(out, "next: look at the device, then countersign device approve {}", args.name)?;
+            Ok(())
+        }
+        QueueCommand::ResetClone(args) => reset_clone(args, now, out),
+        QueueCommand::List(args) => list(args, now, out),
     }
+}
+
+/// First the queue; a device that is in quarantine is approved by its name.
+fn approve(args: &ApproveArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), QueueError> {
+    let pending = match authority::approve(&args.ca, &args.what) {
+        Ok(invite) => {
+            writeln!(out, "approved `{}`, token {}", invite.name, invite.id)?;
+            writeln!(
+                out,
+                "next: nothing; the device asks again by itself, or with the same `countersign join`"
+            )?;
+            return Ok(());
+        }
+        Err(error @ AuthorityError::NotPending { .. }) => error,
+        Err(error) => return Err(error.into()),
+    };
+    let Ok(name) = args.what.parse::<DeviceName>() else { return Err(pending.into()) };
+    let all = all_records(&args.ca, &args.records, now)?;
+    let waits = |r: &Record| r.id.device_name() == Some(name.as_str()) && r.status == Status::Quarantined;
+    if !all.iter().any(waits) {
+        return Err(pending.into());
+    }
+    let changed = change(&args.ca, &args.records, &name, Status::Active, now)?;
+    told_change(&name, &changed, "active", out)?;
+    writeln!(out, "next: nothing; the device comes back by itself")?;
+    Ok(())
+}
+
+fn change(
+    ca: &Path,
+    records: &Path,
+    name: &DeviceName,
+    status: Status,
+    now: Timestamp,
+) -> Result<Changed, QueueError> {
+    let changed = set_status(ca, records, name, status, now)?;
+    changed.ok_or_else(|| QueueError::NoRecord { name: name.clone(), records: records.into() })
+}
+
+fn told_change(
+    name: &DeviceName,
+    changed: &Changed,
+    is: &str,
+    out: &mut dyn Write,
+) -> Result<(), QueueError> {
+    writeln!(out, "`{name}` was {}, is {is}: record version {}", changed.was.name(), changed.version)?;
+    Ok(())
+}
+
+/// Whoever holds the key holds the identity: it is taken from the original and the copy alike.
+fn reset_clone(args: &RevokeArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), QueueError> {
+    let revoked = authority::revoke(&args.ca, args.name.as_str(), now)?;
+    let changed = change(&args.ca, &args.records, &args.name, Status::Quarantined, now)?;
+    told_change(&args.name, &changed, "quarantined", out)?;
+    for serial in &revoked.added {
+        writeln!(out, "revoked {serial}")?;
+    }
+    writeln!(out, "next: countersign device invite --name {} for the original,", args.name)?;
+    writeln!(out, "      countersign device invite --name ANOTHER for the copy, if it may stay")?;
+    Ok(())
+}
+
+fn list(args: &ListArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), QueueError> {
+    let all = all_records(&args.ca, &args.records, now)?;
+    for record in &all {
+        let name = record.id.device_name().unwrap_or(record.id.as_str());
+        let (status, profile) = (record.status.name(), record.profile.name());
+        let late = if now >= record.expires_at { " EXPIRED" } else { "" };
+        writeln!(
+            out,
+            "{status:11}  {name}  tier at most {}, profile {profile}, record {} until {}{late}",
+            record.tier_max.level(),
+            record.version,
+            record.expires_at
+        )?;
+    }
+    if all.is_empty() {
+        writeln!(out, "no device has a record in `{}`", args.records.display())?;
+    }
+    Ok(())
 }
 
 // Standard output has the token and nothing else: it is made for `> token.txt`.
@@ -173,16 +285,16 @@ fn revoke(args: &RevokeArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), 
     for serial in revoked.added.iter().chain(&revoked.already) {
         writeln!(out, "revoked {serial}")?;
     }
-    match revoke_record(&args.ca, &args.records, &args.name, now)? {
-        Some(record) => writeln!(out, "record `{}` says so", record.display())?,
+    match set_status(&args.ca, &args.records, &args.name, Status::Revoked, now)? {
+        Some(changed) => writeln!(out, "record `{}` says so", changed.path.display())?,
         None => writeln!(out, "note: no record of it in `{}`", args.records.display())?,
     }
     writeln!(out, "crl {} is good until {}", revoked.crl_number, revoked.next_update)?;
     writeln!(
         out,
-        "next: copy `{}` to the `[identity] crl` of every sidecar",
-        args.ca.join("crl.pem").display()
+        "next: nothing; every sidecar that hears the authority has it within seconds. Others need a copy of"
     )?;
+    writeln!(out, "      `{}` as their `[identity] crl`", args.ca.join("crl.pem").display())?;
     Ok(())
 }
 
@@ -198,6 +310,14 @@ pub enum QueueError {
     /// The CA said no.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// No record of the device.
+    #[error("there is no record of `{name}` in `{}`", records.display())]
+    NoRecord {
+        /// Whose.
+        name: DeviceName,
+        /// The folder.
+        records: PathBuf,
+    },
     /// The device's record.
     #[error(transparent)]
     Records(#[from] RecordsError),

@@ -9,6 +9,7 @@ use clap::Args;
 use data_encoding::HEXLOWER;
 
 use crate::channel::{self, Facts, JoinError, JoinOutcome};
+use crate::config::Membership;
 use crate::device::{
     self, Fingerprint, RECORD_LEN_MAX, Record, Salt, SaltError, SignedRecord, SysrootError, verify_p256,
 };
@@ -26,7 +27,7 @@ pub struct JoinArgs {
     /// File with the token; `-` or nothing reads standard input. The token itself is never an argument
     #[arg(value_name = "FILE", default_value = "-")]
     pub file: PathBuf,
-    /// Folder to write `leaf.pem`, `leaf.key`, `bundle.pem`, `crl.pem` and `device.record` into
+    /// Folder to write `leaf.pem`, `leaf.key`, `bundle.pem`, `crl.pem`, `device.record` and `authority.toml` into
     #[arg(long, default_value = "certs")]
     pub out: PathBuf,
     /// The root below which this machine's facts are read
@@ -64,7 +65,8 @@ pub fn run(args: &JoinArgs, now: Timestamp, out: &mut dyn Write) -> Result<(), J
     let facts = facts(&fingerprint);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(JoinCommandError::Runtime)?;
-    let mut save = |joined: &Joined, record: &str| save(&args.out, joined, record);
+    let whom = Membership { authority: token.authority.clone(), paths: token.addresses.clone() };
+    let mut save = |joined: &Joined, record: &str| save(&args.out, joined, record, &whom);
     let joined = runtime.block_on(ask_until(&token, &enrolment, &facts, args.wait, &mut save, out))?;
     remember(&args.out, &token)?;
     Enrolment::finish(&state)?;
@@ -143,9 +145,10 @@ async fn ask(
 }
 
 /// Everything on the disk, whole, before the certificate is acknowledged; and nothing of it before it is checked.
-fn save(dir: &Path, joined: &Joined, record: &str) -> Result<(), String> {
+fn save(dir: &Path, joined: &Joined, record: &str, whom: &Membership) -> Result<(), String> {
     read_record(joined, record)?;
     install(dir, &joined.issued).map_err(|e| e.to_string())?;
+    write_file(&dir.join(AUTHORITY), whom.to_toml().as_bytes()).map_err(|e| e.to_string())?;
     write_file(&dir.join(RECORD), record.as_bytes()).map_err(|e| e.to_string())
 }
 
@@ -292,6 +295,8 @@ const STATE: &str = "join-state";
 /// The signed device record, below `--out`; beside the salt that its fingerprint was made with.
 const RECORD: &str = "device.record";
 const SALT: &str = "device.salt";
+/// Whom this device hears from, below `--out`.
+const AUTHORITY: &str = "authority.toml";
 /// The id of the token that led here, below `--out`.
 const DONE: &str = "joined";
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -89,7 +89,10 @@ impl<'n> File<'n> {
     fn config(&mut self, mut root: Table<'n>) -> Read<Config> {
         let version = version(&mut root);
         let trust = self.identity(root.table("identity"));
-        let device = self.device(root.table("device"));
+        let domain = trust.as_ref().ok().map(|identity| &identity.trust_domain);
+        let leaf = trust.as_ref().ok().map(|identity| identity.leaf.as_path());
+        let device = self.device(root.table("device"), leaf, domain);
+        let enrolment = self.enrolment(root.table("enrolment"), leaf, domain);
         let authority = root.table("authority");
         let authority_at = authority.at();
         let authority = self.authority(authority);
@@ -104,7 +107,6 @@ impl<'n> File<'n> {
         let deaf = matches!(peers, Ok(None));
         purpose(&root, deaf, matches!(authority, Ok(None)), &inbounds, &outbounds);
         let (inbound, targets) = self.inbound(inbounds);
-        let domain = trust.as_ref().ok().map(|identity| &identity.trust_domain);
         let (outbound, mut doors) = self.outbound(outbounds, domain, captures.is_empty());
         doors.extend(self.capture(captures));
         let policy = self.policy(root.table("policy"));
@@ -128,6 +130,7 @@ impl<'n> File<'n> {
             identity: identity::Settings { pq, ..trust? },
             device: device?,
             authority: authority?,
+            enrolment: enrolment?,
             policy: policy?,
             audit: audit?,
             limits: limits?,

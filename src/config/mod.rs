@@ -3,6 +3,7 @@
 //! `config` knows every room; no room knows `config`. [`parse`] is pure; [`load`] reads the file for it.
 
 mod doors;
+mod enrolment;
 mod example;
 mod load;
 mod mistake;
@@ -15,8 +16,9 @@ mod tests;
 
 use std::path::PathBuf;
 
-use crate::{audit, capture, channel, console, flow, identity, limits, policy, telemetry};
+use crate::{audit, capture, channel, console, device, flow, identity, limits, policy, telemetry};
 
+pub use enrolment::{Enrolment, Membership};
 pub use example::EXAMPLE;
 pub use load::{FILE_LEN_MAX, load, parse};
 pub use mistake::{Mistake, Mistakes, Position};
@@ -27,9 +29,11 @@ pub struct Config {
     /// `[identity]` and `[channel] pq`.
     pub identity: identity::Settings,
     /// `[device]`.
-    pub device: DeviceSettings,
+    pub device: device::Settings,
     /// `[authority]`, on the one sidecar that others join at.
     pub authority: Option<identity::authority::Settings>,
+    /// `[enrolment]`.
+    pub enrolment: Enrolment,
     /// `[policy]`.
     pub policy: policy::Settings,
     /// `[audit]`.
@@ -48,15 +52,4 @@ pub struct Config {
     pub telemetry: telemetry::Settings,
     /// The file itself.
     pub source: PathBuf,
-}
-
-/// `[device]`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct DeviceSettings {
-    /// The root below which this machine's facts are read. Default `/`.
-    pub sysroot: PathBuf,
-    /// The folder of enrolled device records. Default `devices`.
-    pub records: PathBuf,
-    /// The tier every peer must have. Always 0 in this version: evidence is not exchanged yet.
-    pub require_tier: u8,
 }

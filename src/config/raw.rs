@@ -276,6 +276,29 @@ impl<'n> Value<'n> {
         }
     }
 
+    /// As a table of names and these, `{ a = 1, b = 2 }`; at most `max` of them.
+    pub fn pairs<T>(&self, max: usize, read: impl Fn(&str, &Value<'n>) -> Read<T>) -> Read<Vec<T>> {
+        let DeValue::Table(entries) = self.value else {
+            let got = a(self.value.type_str());
+            return Err(
+                self.wrong(format!("must be a table of names and values `{{ name = 1 }}`, got {got}"))
+            );
+        };
+        if entries.len() > max {
+            return Err(self.wrong(format!("has {} names, expected at most {max}", entries.len())));
+        }
+        // Read all of them before the first mistake ends it: each mistake is told.
+        let read: Vec<_> = entries
+            .iter()
+            .map(|(name, value)| {
+                let key = format!("{}.{}", self.key, cut(name.get_ref()));
+                let (at, value) = (value.span().start, value.get_ref());
+                read(name.get_ref(), &Value { notes: self.notes, key, at, value })
+            })
+            .collect();
+        read.into_iter().collect()
+    }
+
     /// As a list of these; at most `max` items.
     pub fn list<T>(&self, max: usize, read: impl Fn(&Value<'n>) -> Read<T>) -> Read<Vec<T>> {
         let DeValue::Array(items) = self.value else {

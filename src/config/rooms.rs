@@ -1,17 +1,19 @@
 //! The tables of the rooms: identity, device, authority, channel, policy, audit, admin, limits, log and drain.
 
 use std::num::{NonZeroU32, NonZeroU64};
-use std::path::PathBuf;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::DeviceSettings;
+use super::enrolment::{Enrolment, Membership, PATHS_MAX};
 use super::load::File;
 use super::mistake::Read;
 use super::raw::{Table, Value, cut};
 use super::services::{CONNECT, IDLES, RESTS, WAITS, never_exposed};
 use crate::capture::Listen;
+use crate::device::{self, Component, Thresholds, Weights};
 use crate::identity::authority;
-use crate::model::TrustDomain;
+use crate::model::{Authority, SpiffeId, Tier, TrustDomain};
 use crate::net::UnixMode;
 use crate::{audit, channel, console, identity, limits, policy, telemetry};
 
@@ -38,18 +40,87 @@ impl<'n> File<'n> {
         })
     }
 
-    pub fn device(&self, mut table: Table<'n>) -> Read<DeviceSettings> {
+    /// `leaf` is where our certificate lies: joining writes record and salt beside it.
+    pub fn device(
+        &self,
+        mut table: Table<'n>,
+        leaf: Option<&Path>,
+        domain: Option<&TrustDomain>,
+    ) -> Read<device::Settings> {
+        let certs = leaf.and_then(Path::parent).map_or_else(|| self.folder.join("certs"), Path::to_owned);
+        let beside = |table: &mut Table<'n>, key: &'static str, file: &str| {
+            table.get_or(key, certs.join(file), |value| self.path(&value))
+        };
         let sysroot = self.path_or(&mut table, "sysroot", "/");
+        let salt = beside(&mut table, "salt", "device.salt");
+        let record = beside(&mut table, "record", "device.record");
         let records = self.path_or(&mut table, "records", "devices");
-        let require_tier = table.get_or("require_tier", 0, |value| match value.count::<u8>(0..=3)? {
-            0 => Ok(0),
-            tier => Err(value.wrong(format!(
-                "is {tier}, but device evidence is not in this version yet: no peer could reach a tier above 0, \
-                 so only 0 is accepted now"
-            ))),
+        let require_tier = table.get_or("require_tier", Tier::None, |value| {
+            let level = value.count::<u8>(0..=3)?;
+            TIERS.into_iter().find(|t| t.level() == level).ok_or_else(|| value.wrong("is no tier"))
+        });
+        let exempt = table.get_or("exempt", Vec::new(), |value| {
+            value.list(EXEMPT_MAX, |item| {
+                let id = item.parse::<SpiffeId>()?;
+                match domain {
+                    Some(ours) if ours != id.trust_domain() => Err(item.wrong(format!(
+                        "is of the trust domain `{}`, expected `identity.trust_domain`, which is `{ours}`",
+                        id.trust_domain()
+                    ))),
+                    _ => Ok(id),
+                }
+            })
+        });
+        let default = Thresholds::default();
+        let match_min = table.get_or("match_min", default.match_min, |v| v.count(1..=100));
+        let drift_min = table.get_or("drift_min", default.drift_min, |value| {
+            let least = value.count::<u8>(1..=100)?;
+            match &match_min {
+                Ok(most) if least > *most => {
+                    Err(value.wrong(format!("is {least}, expected at most `match_min`, which is {most}")))
+                }
+                _ => Ok(least),
+            }
+        });
+        let board_changed_max =
+            table.get_or("board_changed_max", default.board_changed_max, |v| v.count(0..=3));
+        let drift_quiet =
+            table.get_or("drift_quiet", default.drift_quiet, |v| v.duration(Duration::ZERO..=YEAR));
+        let lease = table.get_or("lease", default.lease_ttl, |v| v.duration(LEASES));
+        let lease_drift = table.get_or("lease_drift", default.lease_ttl_drift, |v| v.duration(LEASES));
+        let lease_drain =
+            table.get_or("lease_drain", Duration::from_secs(3), |v| v.duration(Duration::ZERO..=WAIT_MAX));
+        let look_interval = table.get_or("look_interval", Duration::from_secs(60), |v| v.duration(LOOKS));
+        let devices_max = table.get_or("devices_max", 65_536, |v| v.count(1..=COUNT_MAX));
+        let weights = table.get_or("weights", Weights::default(), |value| {
+            value
+                .pairs(COMPONENTS_MAX, |name, item| match Component::from_name(name) {
+                    Some(component) => Ok((component, item.count::<u16>(0..=1000)?)),
+                    None => Err(item.wrong("is no component; see `countersign device show`")),
+                })
+                .map(Weights::with)
         });
         table.finish();
-        Ok(DeviceSettings { sysroot: sysroot?, records: records?, require_tier: require_tier? })
+        Ok(device::Settings {
+            sysroot: sysroot?,
+            salt: salt?,
+            record: record?,
+            records: records?,
+            require_tier: require_tier?,
+            exempt: exempt?,
+            devices_max: devices_max?,
+            look_interval: look_interval?,
+            lease_drain: lease_drain?,
+            thresholds: Thresholds {
+                weights: weights?,
+                match_min: match_min?,
+                drift_min: drift_min?,
+                board_changed_max: board_changed_max?,
+                drift_quiet: drift_quiet?,
+                lease_ttl: lease?,
+                lease_ttl_drift: lease_drift?,
+            },
+        })
     }
 
     pub fn policy(&self, mut table: Table<'n>) -> Read<policy::Settings> {
@@ -124,6 +195,9 @@ impl<'n> File<'n> {
         let leaf_ttl = ttl("leaf_ttl", authority::TTL_DEFAULT, authority::TTL_MAX);
         let crl_ttl = ttl("crl_ttl", authority::CRL_TTL_DEFAULT, authority::CRL_TTL_MAX);
         let record_ttl = ttl("record_ttl", Duration::from_secs(30 * 86_400), RECORD_TTL_MAX);
+        let recover_grace = table.get_or("recover_grace", authority::RECOVER_GRACE_DEFAULT, |v| {
+            v.duration(Duration::ZERO..=authority::RECOVER_GRACE_MAX)
+        });
         table.finish();
         let settings = authority::Settings {
             ca: ca?,
@@ -132,8 +206,50 @@ impl<'n> File<'n> {
             leaf_ttl: leaf_ttl?,
             crl_ttl: crl_ttl?,
             record_ttl: record_ttl?,
+            recover_grace: recover_grace?,
         };
         Ok(there.then_some(settings))
+    }
+
+    pub fn enrolment(
+        &self,
+        mut table: Table<'n>,
+        leaf: Option<&Path>,
+        domain: Option<&TrustDomain>,
+    ) -> Read<Enrolment> {
+        let at = table.at();
+        let authority = table.get("authority").map(|value| {
+            let id = value.parse::<SpiffeId>()?;
+            match domain {
+                Some(ours) if ours != id.trust_domain() => Err(value.wrong(format!(
+                    "is of the trust domain `{}`, expected `identity.trust_domain`, which is `{ours}`",
+                    id.trust_domain()
+                ))),
+                _ => Ok(id),
+            }
+        });
+        let paths = table.get("paths").map(|value| {
+            match value.list(PATHS_MAX, |item| item.parse::<Authority>())? {
+                paths if paths.is_empty() => {
+                    Err(value.wrong("is empty, expected at least one `host:port` of the authority"))
+                }
+                paths => Ok(paths),
+            }
+        });
+        let ready_before =
+            table.get_or("ready_before", Duration::ZERO, |v| v.duration(Duration::ZERO..=authority::TTL_MAX));
+        table.finish();
+        let (authority, paths) = (authority.transpose()?, paths.transpose()?);
+        let membership = match (authority, paths) {
+            (Some(authority), Some(paths)) => Some(Membership { authority, paths }),
+            (None, None) => None,
+            _ => {
+                let why = "`[enrolment]` needs both `authority` and `paths`, or neither";
+                return Err(self.notes.absent(at, why));
+            }
+        };
+        let folder = leaf.and_then(Path::parent).unwrap_or(self.folder);
+        Ok(Enrolment { membership, file: folder.join("authority.toml"), ready_before: ready_before? })
     }
 
     /// A path, relative to the file's folder.
@@ -159,6 +275,7 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     let ping_interval = table.get_or("ping_interval", seconds(10), |v| v.duration(RESTS));
     let ping_timeout = table.get_or("ping_timeout", seconds(20), |v| v.duration(WAITS));
     let idle_timeout = table.get_or("idle_timeout", seconds(90), |v| v.duration(IDLES));
+    let rekey_after = table.get_or("rekey_after", seconds(3600), |v| v.duration(IDLES));
     let resolve_interval = table.get_or("resolve_interval", seconds(5), |v| v.duration(RESTS));
     let resolve_timeout = table.get_or("resolve_timeout", seconds(5), |v| v.duration(WAITS));
     table.finish();
@@ -173,6 +290,7 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
         ping_interval: ping_interval?,
         ping_timeout: ping_timeout?,
         idle_timeout: idle_timeout?,
+        rekey_after: rekey_after?,
         resolve_interval: resolve_interval?,
         resolve_timeout: resolve_timeout?,
     };
@@ -265,4 +383,13 @@ const HOSTS_MAX: usize = 64;
 const SHORTEST_TTL: Duration = Duration::from_secs(30);
 /// Longest life of a device record.
 const RECORD_TTL_MAX: Duration = Duration::from_secs(90 * 86_400);
+const TIERS: [Tier; 4] = [Tier::None, Tier::Software, Tier::Bound, Tier::Attested];
+/// Most devices in `[device] exempt`.
+const EXEMPT_MAX: usize = 1024;
+/// Most components in `[device] weights`.
+const COMPONENTS_MAX: usize = 64;
+const LEASES: RangeInclusive<Duration> = Duration::from_secs(3)..=Duration::from_secs(24 * 3600);
+const LOOKS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const SOCKET: &str = "countersign.sock";

@@ -40,6 +40,7 @@ impl<'n> File<'n> {
             });
             let idle_timeout = table.get_or("idle_timeout", IDLE, |v| v.duration(IDLES));
             let connect_timeout = table.get_or("connect_timeout", CONNECT, |v| v.duration(WAITS));
+            let pass = table.get_or("pass", flow::Pass::Nothing, |v| v.one_of(PASSES));
             table.finish();
             let item = || {
                 protocol?;
@@ -48,6 +49,7 @@ impl<'n> File<'n> {
                     target: target?,
                     idle_timeout: idle_timeout?,
                     connect_timeout: connect_timeout?,
+                    pass: pass?,
                 })
             };
             inbounds.push(item());
@@ -271,6 +273,8 @@ fn is_local(listen: &Listen) -> bool {
     }
 }
 
+/// What a service can be told of the peer.
+const PASSES: &[(&str, flow::Pass)] = &[("nothing", flow::Pass::Nothing), ("proxy-v2", flow::Pass::ProxyV2)];
 /// Most `paths` of one outbound.
 const PATHS_MAX: usize = 16;
 /// Longest path of a Unix socket that is dialled (`sun_path` less its NUL).

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Config;
 use crate::capture::{Door, Listen, Mode};
-use crate::{audit, identity, telemetry};
+use crate::{audit, device, flow, identity, telemetry};
 
 impl Config {
     /// Every effective value as TOML; reading it again gives the same configuration.
@@ -22,7 +22,7 @@ impl Config {
     }
 
     fn show_identity(&self, toml: &mut Toml) {
-        let Self { identity, device, channel, .. } = self;
+        let Self { identity, channel, .. } = self;
         toml.header("[identity]");
         toml.text("trust_domain", identity.trust_domain.as_str());
         toml.path("leaf", &identity.leaf);
@@ -35,15 +35,36 @@ impl Config {
             }
         }
         toml.header("[device]");
-        toml.path("sysroot", &device.sysroot);
-        toml.path("records", &device.records);
-        toml.pair("require_tier", device.require_tier);
+        self.show_device(toml);
         self.show_authority(toml);
+        self.show_enrolment(toml);
         toml.header("[peers]");
         match channel.listen {
             Some(address) => toml.text("listen", address),
             None => toml.line(format_args!("# listen: off, this sidecar only dials")),
         }
+    }
+
+    fn show_device(&self, toml: &mut Toml) {
+        let device::Settings { thresholds, .. } = &self.device;
+        toml.path("sysroot", &self.device.sysroot);
+        toml.path("salt", &self.device.salt);
+        toml.path("record", &self.device.record);
+        toml.path("records", &self.device.records);
+        toml.pair("require_tier", self.device.require_tier.level());
+        toml.list("exempt", &self.device.exempt);
+        toml.pair("devices_max", self.device.devices_max);
+        toml.time("lease", thresholds.lease_ttl);
+        toml.time("lease_drift", thresholds.lease_ttl_drift);
+        toml.time("lease_drain", self.device.lease_drain);
+        toml.time("look_interval", self.device.look_interval);
+        toml.pair("match_min", thresholds.match_min);
+        toml.pair("drift_min", thresholds.drift_min);
+        toml.pair("board_changed_max", thresholds.board_changed_max);
+        toml.time("drift_quiet", thresholds.drift_quiet);
+        let weights = device::Component::ALL.iter().filter(|c| c.class() != device::Class::Observed);
+        let weights: Vec<_> = weights.map(|c| format!("\"{c}\" = {}", thresholds.weights.of(*c))).collect();
+        toml.line(format_args!("weights = {{ {} }}", weights.join(", ")));
     }
 
     fn show_authority(&self, toml: &mut Toml) {
@@ -61,6 +82,22 @@ impl Config {
         toml.time("leaf_ttl", authority.leaf_ttl);
         toml.time("crl_ttl", authority.crl_ttl);
         toml.time("record_ttl", authority.record_ttl);
+        toml.time("recover_grace", authority.recover_grace);
+    }
+
+    fn show_enrolment(&self, toml: &mut Toml) {
+        toml.header("[enrolment]");
+        match &self.enrolment.membership {
+            Some(membership) => {
+                toml.text("authority", &membership.authority);
+                toml.list("paths", &membership.paths);
+            }
+            None => toml.line(format_args!(
+                "# authority: as `{}` says, if it is there",
+                self.enrolment.file.display()
+            )),
+        }
+        toml.time("ready_before", self.enrolment.ready_before);
     }
 
     fn show_services(&self, toml: &mut Toml) {
@@ -71,6 +108,13 @@ impl Config {
             toml.text("protocol", "tcp");
             toml.time("idle_timeout", inbound.idle_timeout);
             toml.time("connect_timeout", inbound.connect_timeout);
+            toml.text(
+                "pass",
+                match inbound.pass {
+                    flow::Pass::Nothing => "nothing",
+                    flow::Pass::ProxyV2 => "proxy-v2",
+                },
+            );
         }
         for outbound in &self.flow.outbound {
             toml.header("[[outbound]]");
@@ -117,6 +161,7 @@ impl Config {
         toml.time("ping_interval", channel.ping_interval);
         toml.time("ping_timeout", channel.ping_timeout);
         toml.time("idle_timeout", channel.idle_timeout);
+        toml.time("rekey_after", channel.rekey_after);
         toml.time("resolve_interval", channel.resolve_interval);
         toml.time("resolve_timeout", channel.resolve_timeout);
         toml.header("[policy]");

@@ -419,11 +419,29 @@ fn behaviour_can_only_be_off() {
 }
 
 #[test]
-fn no_tier_can_be_required_yet() {
-    good(&format!("{GOOD}[device]\nrequire_tier = 0\n"));
-    assert_eq!(
-        with("[device]\nrequire_tier = 1\n"),
-        "17:16: `device.require_tier` is 1, but device evidence is not in this version yet: no peer could reach a tier above 0, so only 0 is accepted now"
+fn the_device_table_says_whom_to_take_for_their_devices_and_how_long() {
+    let config = good(&format!(
+        "{GOOD}[device]\nrequire_tier = 1\nexempt = [\"spiffe://example.org/device/old\"]\nlease = \"5m\"\n\
+         weights = {{ cpu = 50 }}\n"
+    ));
+    assert_eq!(config.device.require_tier, crate::model::Tier::Software);
+    assert_eq!(config.device.thresholds.weights.of(device::Component::Cpu), 50);
+    assert_eq!(config.device.thresholds.weights.of(device::Component::ProductUuid), 20);
+    let moved = good(&GOOD.replacen("[peers]", "leaf = \"id/leaf.pem\"\n[peers]", 1));
+    assert_eq!(moved.device.record, Path::new("/etc/cs/id/device.record"));
+    assert_eq!(moved.device.salt, Path::new("/etc/cs/id/device.salt"));
+    insta::assert_snapshot!(
+        with(
+            "[device]\nmatch_min = 50\nlease = \"1s\"\nexempt = [\"spiffe://other.org/device/a\", \"a\"]\n\
+             weights = { cpu = 5000, hostname = 1 }\n"
+        ),
+        @r"
+    18:9: `device.lease` must be a time of `3s`..=`1d`, got `1s`
+    19:11: `device.exempt` is of the trust domain `other.org`, expected `identity.trust_domain`, which is `example.org`
+    19:42: `device.exempt` is `a`: SPIFFE ID must begin with `spiffe://`
+    20:19: `device.weights.cpu` must be a whole number of 0..=1000, got `5000`
+    20:36: `device.weights.hostname` is no component; see `countersign device show`
+    "
     );
     assert_eq!(
         with("[device]\nrequire_tier = 4\n"),
@@ -515,12 +533,29 @@ fn the_revocation_list_beside_the_certificates_is_used_when_it_is_there() {
 }
 
 #[test]
+fn an_authority_is_named_with_its_paths_or_not_at_all() {
+    let named = |lines: &str| format!("{GOOD}\n[enrolment]\n{lines}");
+    let both = "authority = \"spiffe://example.org/device/authority\"\npaths = [\"192.0.2.1:15443\"]\n";
+    let config = good(&named(both)).enrolment;
+    assert_eq!(config.membership.unwrap().paths.len(), 1);
+    assert_eq!(config.file, Path::new("/etc/cs/certs/authority.toml"));
+    assert_eq!(
+        good(&named("ready_before = \"7d\"")).enrolment.ready_before,
+        std::time::Duration::from_secs(7 * 86_400)
+    );
+    let said = |lines: &str| bad(&named(lines));
+    assert!(said("paths = [\"192.0.2.1:15443\"]\n").contains("needs both `authority` and `paths`"));
+    assert!(said(&both.replace("[\"192.0.2.1:15443\"]", "[]")).contains("is empty"));
+    assert!(said(&both.replace("example.org", "other.org")).contains("is of the trust domain `other.org`"));
+}
+
+#[test]
 fn the_example_reads_and_so_do_the_defaults_in_its_comments() {
     let example = good(EXAMPLE);
     // A comment that is a key and a value is a default, except what it says it is not.
     let uncommented: String = EXAMPLE
         .lines()
-        .map(|line| match line.strip_prefix("# ") {
+        .map(|line| match line.strip_prefix("# ").filter(|rest| !rest.contains("# no default")) {
             Some(rest) if rest.contains(" = ") && !rest.starts_with("expose") && !rest.starts_with("crl") => {
                 // `socket_mode` is for Unix sockets only.
                 if rest.starts_with("socket_mode") { "\n".into() } else { format!("{rest}\n") }

@@ -68,7 +68,8 @@ pub(super) fn readiness(checks: &[Check], as_json: bool) -> Answer {
     let mut text = String::new();
     for check in checks {
         match check.ok {
-            true => text.push_str(&format!("{} ok\n", check.name)),
+            true if check.sentence.is_empty() => text.push_str(&format!("{} ok\n", check.name)),
+            true => text.push_str(&format!("{} ok: {}\n", check.name, check.sentence)),
             false => text.push_str(&format!("{} failing: {}\n", check.name, check.sentence)),
         }
     }

@@ -42,7 +42,7 @@ pub struct Check {
     pub name: &'static str,
     /// In order.
     pub ok: bool,
-    /// What is wrong, one line; shown when it is not in order.
+    /// What is wrong, or worth a remark; one line.
     pub sentence: String,
 }
 

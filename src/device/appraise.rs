@@ -1,5 +1,6 @@
 //! Appraises evidence: is this the device that was enrolled, how surely, and for how long may it be taken for it?
 
+use std::fmt;
 use std::time::Duration;
 
 use super::record::{CLOCK_SKEW_MAX, Profile, Record, Status, digest_of};
@@ -159,6 +160,21 @@ pub struct Lease {
     /// How much of its baseline matches.
     pub score: Score,
     given_at: Timestamp,
+}
+
+impl fmt::Display for Appraisal {
+    /// In a line: verdict, score, and the names of what is not as it was.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, score {}", self.verdict.name(), self.score.percent())?;
+        for state in [State::Changed, State::Absent] {
+            let names: Vec<_> =
+                self.components.iter().filter(|(_, s)| *s == state).map(|(c, _)| c.name()).collect();
+            if !names.is_empty() {
+                write!(f, ", {}: {}", state.name(), names.join(" "))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Appraisal {

@@ -119,6 +119,11 @@ impl Record {
         Ok(SignedRecord { text })
     }
 
+    /// SHA-256 of the lines of its baseline: what was enrolled, in 32 bytes.
+    pub fn baseline_sha256(&self) -> [u8; 32] {
+        digest_of(self.baseline_text().as_bytes())
+    }
+
     fn to_text(&self) -> String {
         let mut text = String::from(HEAD);
         let _ = write!(
@@ -133,6 +138,11 @@ impl Record {
             self.issued_at,
             self.expires_at,
         );
+        text + &self.baseline_text()
+    }
+
+    fn baseline_text(&self) -> String {
+        let mut text = String::new();
         for (component, values) in &self.baseline {
             let values: Vec<_> = values.iter().map(|v| format!("\"{}\"", HEXLOWER.encode(v))).collect();
             let _ = writeln!(text, "baseline.\"{component}\" = [{}]", values.join(", "));

@@ -4,14 +4,29 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Weights;
+use crate::model::{SpiffeId, Tier};
 
 /// `[device]`.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Root folder of the machine to collect from. Default `/`; in a container, where the host's is mounted.
     pub sysroot: PathBuf,
-    /// This machine's salt, made when missing. Default `certs/device.salt`.
+    /// This machine's salt, made when it joins. Default `certs/device.salt`.
     pub salt: PathBuf,
+    /// This device's own record, which joining brings. Default `certs/device.record`.
+    pub record: PathBuf,
+    /// Folder of what is remembered of other devices' records. Default `devices`.
+    pub records: PathBuf,
+    /// The tier that every peer must have, unless it is exempt. Default 0.
+    pub require_tier: Tier,
+    /// Who need not attest, whatever `require_tier` says; never one that has a record.
+    pub exempt: Vec<SpiffeId>,
+    /// Devices that are remembered at most. Default 65536.
+    pub devices_max: usize,
+    /// How often this machine is looked at again. Default 1 min.
+    pub look_interval: Duration,
+    /// How long flows may go on after their lease is over. Default 3 s.
+    pub lease_drain: Duration,
     /// When a device is taken for the same.
     pub thresholds: Thresholds,
 }

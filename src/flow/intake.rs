@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::capture;
 use crate::channel::{self, Session};
 use crate::model::{
-    Authority, DeviceFacts, Direction, Facts, Reason, Risk, Score, ServiceName, SessionFacts, SpiffeId, Tier,
-    Timestamp, Transport,
+    Authority, DeviceFacts, Direction, Facts, Reason, Risk, ServiceName, SessionFacts, SpiffeId, Timestamp,
+    Transport,
 };
 use crate::net::Answer;
 
@@ -22,8 +22,10 @@ pub struct Intake {
 
 /// Who asks.
 pub struct Asker {
-    /// The peer device at the peers' door, this device at a local one.
-    pub device: DeviceFacts,
+    /// The peer's ID at the peers' door, this device's at a local one.
+    pub id: SpiffeId,
+    /// What it may be taken for, or why it must prove itself first.
+    pub device: Result<DeviceFacts, Reason>,
     /// Which way the flow goes.
     pub direction: Direction,
     /// The session, at the peers' door.
@@ -54,7 +56,7 @@ impl std::fmt::Display for Wanted {
 
 impl Intake {
     /// From a local door. A local app acts as this very device, `own`.
-    pub fn local(arrival: capture::Arrival, own: &SpiffeId) -> Self {
+    pub fn local(arrival: capture::Arrival, own: DeviceFacts) -> Self {
         let wanted = match arrival.wanted {
             capture::Wanted::Outbound(name) => Ok(Wanted::Outbound(name)),
             capture::Wanted::Host(authority) => Ok(Wanted::Authority(authority)),
@@ -62,7 +64,8 @@ impl Intake {
         };
         Self {
             asker: Asker {
-                device: DeviceFacts { id: own.clone(), tier: Tier::None, score: Score::default() },
+                id: own.id.clone(),
+                device: Ok(own),
                 direction: Direction::Outbound,
                 session: None,
                 source: arrival.source,
@@ -73,16 +76,13 @@ impl Intake {
         }
     }
 
-    /// From the peers' door.
-    pub fn peer(arrival: channel::Arrival) -> Self {
+    /// From the peers' door, at `now`.
+    pub fn peer(arrival: channel::Arrival, now: Timestamp) -> Self {
         let session = arrival.session;
         Self {
             asker: Asker {
-                device: DeviceFacts {
-                    id: session.peer.id().clone(),
-                    tier: Tier::None,
-                    score: Score::default(),
-                },
+                id: session.peer.id().clone(),
+                device: session.device(now),
                 direction: Direction::Inbound,
                 source: session.remote.to_string(),
                 session: Some(session),
@@ -95,11 +95,11 @@ impl Intake {
 }
 
 impl Asker {
-    /// What policy judges when this asker wants `service` at `now`.
-    pub fn facts(&self, service: ServiceName, now: Timestamp) -> Facts {
-        let age = self.session.as_ref().map_or(0, |s| now.since(s.since).as_secs());
+    /// What policy judges when this asker, taken for `device`, wants `service` at `now`.
+    pub fn facts(&self, device: DeviceFacts, service: ServiceName, now: Timestamp) -> Facts {
+        let age = self.session.as_ref().map_or(0, |s| now.since(s.proven_at()).as_secs());
         Facts {
-            device: self.device.clone(),
+            device,
             service,
             session: SessionFacts {
                 direction: self.direction,

@@ -33,7 +33,7 @@ impl<'a> Record<'a> {
         let mut said = Entry::new(now, Kind::Deny);
         said.decision = Some(id);
         said.direction = Some(asker.direction);
-        said.device = Some(asker.device.id.clone());
+        said.device = Some(asker.id.clone());
         said.source = match asker.uid {
             Some(uid) => Some(Source::Uid(uid)),
             None => asker.source.parse().ok().map(|addr: SocketAddr| Source::Ip(addr.ip())),
@@ -190,6 +190,7 @@ pub fn look_after(metrics: &Metrics, living: &Living, now: Instant) {
 
 /// Says which session an entry's flow rides on.
 fn rides(entry: &mut Entry, session: &Session) {
+    entry.key_age_s = Some(entry.at.since(session.since).as_secs());
     entry.transport = Some(session.transport);
     entry.group = Some(session.group.into());
     entry.cipher = Some(session.cipher.into());

@@ -70,6 +70,7 @@ fn is_outbound(outbound: &Outbound, wanted: &Wanted) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::settings::Pass;
     use super::*;
     use std::time::Duration;
 
@@ -79,6 +80,7 @@ mod tests {
             target: target.parse().unwrap(),
             idle_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
+            pass: Pass::Nothing,
         };
         Settings {
             inbound: vec![inbound("orders", "127.0.0.1:8080"), inbound("stock", "unix:/run/stock.sock")],

@@ -128,14 +128,15 @@ fn admit<'a>(
         return Err(refuse(Reason::Draining));
     }
     rooms.pressure.admit().map_err(refuse)?;
-    let slot = rooms.governor.admit(&asker.device.id, std::time::Instant::now()).map_err(|reason| {
+    let slot = rooms.governor.admit(&asker.id, std::time::Instant::now()).map_err(|reason| {
         let mut refusal = refuse(reason);
         refusal.retry_after = retry_after(reason);
         refusal
     })?;
+    let device = asker.device.clone().map_err(refuse)?;
     let wanted = wanted.map_err(refuse)?;
     let route = routes::find(&rooms.settings, asker.direction, &wanted).map_err(refuse)?;
-    let facts = asker.facts(route.name().clone(), now);
+    let facts = asker.facts(device, route.name().clone(), now);
     let idle = idle_timeout(&route);
     let seat =
         rooms.table.register(record.id(), facts.clone(), &asker.source, asker.session.clone(), idle, now);
@@ -154,7 +155,7 @@ async fn open_far(
 ) -> Result<Far, Refusal> {
     tokio::select! {
         cut = seat.until_cut() => Err(record.refusal(cut.reason).rule(cut.rule).detail(cut.detail)),
-        far = exit::open(rooms, route) => far.map_err(|e| record.refusal(e.reason).detail(e.detail)),
+        far = exit::open(rooms, route, seat) => far.map_err(|e| record.refusal(e.reason).detail(e.detail)),
     }
 }
 

@@ -27,6 +27,18 @@ pub struct Inbound {
     pub idle_timeout: Duration,
     /// Longest wait for the target. Default 5 s.
     pub connect_timeout: Duration,
+    /// What the service is told of the peer. Default nothing.
+    pub pass: Pass,
+}
+
+/// What a local service is told of the peer ahead of the peer's own bytes.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Pass {
+    /// Nothing: it sees the bytes as they are.
+    #[default]
+    Nothing,
+    /// A PROXY protocol v2 header. The service must expect one: a peer could write its own where none comes.
+    ProxyV2,
 }
 
 /// `[[outbound]]`: a service at a peer that local apps may reach.

@@ -118,7 +118,12 @@ impl Living {
         let mut facts = self.facts.clone();
         facts.session.hour = now.hour();
         if let Some(session) = &self.arrived_on {
-            facts.session.lease_age_s = u32::try_from(now.since(session.since).as_secs()).unwrap_or(u32::MAX);
+            facts.session.lease_age_s =
+                u32::try_from(now.since(session.proven_at()).as_secs()).unwrap_or(u32::MAX);
+            // What it is taken for may be another since; whether it still is anything, the watchman sees.
+            if let Ok(device) = session.device(now) {
+                facts.device = device;
+            }
         }
         facts
     }

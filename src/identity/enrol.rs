@@ -15,9 +15,11 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::authority::{CSR_LEN_MAX, Issued, Token, ack_message};
 use super::file::{Access, FileError, make_dir, read_secret, write};
 use super::joining::Pinned;
-use super::load::{PEM_FILE_MAX, parse_certificates, parse_lists};
+use super::load::{PEM_FILE_MAX, parse_certificates, parse_lists, roots_of, shares_a_root};
+use super::own::LeafSigner;
 use super::svid::svid;
-use super::verify::PeerError;
+use super::trust::{Revocation, Root, Stage, TrustError, check_chain};
+use super::verify::{PeerError, check_leaf};
 use crate::model::{SpiffeId, Timestamp};
 
 /// A key and the request for its certificate. They stay the same until the device has joined, whatever breaks meanwhile.
@@ -25,7 +27,15 @@ pub struct Enrolment {
     key: KeyPair,
     csr: Vec<u8>,
     id: SpiffeId,
-    root_spki_sha256: [u8; 32],
+    trust: Trust,
+}
+
+/// What a given bundle is held against.
+enum Trust {
+    /// The key of the root that a token pins: SHA-256 of its DER SubjectPublicKeyInfo.
+    Pin([u8; 32]),
+    /// The roots that this device trusts already.
+    Roots(Vec<Root>),
 }
 
 impl std::fmt::Debug for Enrolment {
@@ -41,14 +51,27 @@ impl Enrolment {
     /// [`EnrolError`] when what is there cannot be used.
     pub fn begin(dir: &Path, token: &Token) -> Result<Self, EnrolError> {
         let id = SpiffeId::device(token.authority.trust_domain(), &token.name);
-        let root_spki_sha256 = token.root_spki_sha256;
+        Self::take_up(dir, id, token.name.as_str(), Trust::Pin(token.root_spki_sha256))
+    }
+
+    /// The same for the next certificate of a device that has one.
+    ///
+    /// # Errors
+    /// [`EnrolError`] when what is there cannot be used.
+    pub fn renew(dir: &Path, leaf: &LeafSigner) -> Result<Self, EnrolError> {
+        let id = leaf.own.svid.id.clone();
+        let name = id.device_name().unwrap_or_default().to_owned();
+        Self::take_up(dir, id, &name, Trust::Roots(leaf.own.roots.clone()))
+    }
+
+    fn take_up(dir: &Path, id: SpiffeId, name: &str, trust: Trust) -> Result<Self, EnrolError> {
         let path = dir.join(REQUEST);
         match read_secret(&path, REQUEST_LEN_MAX) {
             Ok(pem) => {
                 let broken = || EnrolError::Broken { path: path.clone() };
                 let (key, csr, named) = parse(&pem).ok_or_else(broken)?;
                 if named == id.as_str() {
-                    return Ok(Self { key, csr, id, root_spki_sha256 });
+                    return Ok(Self { key, csr, id, trust });
                 }
                 // Begun for another name: that key must never carry this one.
             }
@@ -58,16 +81,16 @@ impl Enrolment {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, token.name.as_str());
+        params.distinguished_name.push(DnType::CommonName, name);
         params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.as_str())?)];
         let request = params.serialize_request(&key)?;
         make_dir(dir)?;
         let pem = key.serialize_pem() + &request.pem()?;
         write(&path, pem.as_bytes(), Access::Owner)?;
-        Ok(Self { key, csr: request.der().to_vec(), id, root_spki_sha256 })
+        Ok(Self { key, csr: request.der().to_vec(), id, trust })
     }
 
-    /// Forgets what was begun in `dir`: the device has joined.
+    /// Forgets what was begun in `dir`: the device has its certificate.
     ///
     /// # Errors
     /// [`EnrolError`] when the file cannot be removed.
@@ -116,24 +139,23 @@ impl Enrolment {
         let pem = |what, text: &str| {
             parse_certificates(text.as_bytes()).map_err(|_| EnrolError::Given { what, why: "does not read" })
         };
-        let pinned = Pinned { root_spki_sha256: self.root_spki_sha256, authority: Some(self.id.clone()) };
         let bundle = pem("bundle", &given.bundle_pem)?;
-        let root = bundle.iter().find(|der| pinned.root(der).is_some());
-        let root = root.ok_or(EnrolError::Given { what: "bundle", why: "lacks the root of the token" })?;
         let chain = pem("chain", &given.chain_pem)?;
-        let mut whole = chain.clone();
-        whole.push(root.clone());
-        pinned.judge(&whole, now).map_err(EnrolError::Chain)?;
+        self.trusted(&bundle, &chain, now)?;
         let broken = EnrolError::Given { what: "chain", why: "does not read" };
         let (Some(leaf), Some(issuing)) = (chain.first(), chain.get(1)) else { return Err(broken) };
         let leaf_facts = svid(leaf).map_err(|e| EnrolError::Chain(e.into()))?;
         if leaf_facts.spki_sha256 != self.spki_sha256() {
             return Err(EnrolError::Given { what: "chain", why: "is for another key" });
         }
-        let lists = parse_lists(given.crl_pem.as_bytes())
-            .map_err(|_| EnrolError::Given { what: "revocation list", why: "does not read" })?;
-        if now >= lists.next_update {
-            return Err(EnrolError::Given { what: "revocation list", why: "has expired at the authority" });
+        // A device that is renewed has its lists from elsewhere, or none.
+        if !given.crl_pem.is_empty() || matches!(self.trust, Trust::Pin(_)) {
+            let lists = parse_lists(given.crl_pem.as_bytes())
+                .map_err(|_| EnrolError::Given { what: "revocation list", why: "does not read" })?;
+            if now >= lists.next_update {
+                let why = "has expired at the authority";
+                return Err(EnrolError::Given { what: "revocation list", why });
+            }
         }
         let (_, issuing) = X509Certificate::from_der(issuing)
             .map_err(|_| EnrolError::Given { what: "chain", why: "does not read" })?;
@@ -150,6 +172,39 @@ impl Enrolment {
                 id: leaf_facts.id,
             },
         })
+    }
+}
+
+impl Enrolment {
+    /// Whether the chain leads to a root that this device has reason to trust.
+    fn trusted(
+        &self,
+        bundle: &[CertificateDer<'static>],
+        chain: &[CertificateDer<'static>],
+        now: Timestamp,
+    ) -> Result<(), EnrolError> {
+        match &self.trust {
+            Trust::Pin(pin) => {
+                let pinned = Pinned { root_spki_sha256: *pin, authority: Some(self.id.clone()) };
+                let root = bundle.iter().find(|der| pinned.root(der).is_some());
+                let root =
+                    root.ok_or(EnrolError::Given { what: "bundle", why: "lacks the root of the token" })?;
+                let mut whole = chain.to_vec();
+                whole.push(root.clone());
+                pinned.judge(&whole, now).map_err(EnrolError::Chain)
+            }
+            Trust::Roots(known) => {
+                let roots = roots_of(bundle)
+                    .map_err(|_| EnrolError::Given { what: "bundle", why: "does not read" })?;
+                if !shares_a_root(&roots, known) {
+                    return Err(EnrolError::Given { what: "bundle", why: "shares no root with ours" });
+                }
+                check_chain(&roots, &Revocation::Off, chain, now, Stage::Handshake)
+                    .map_err(|e| EnrolError::Chain(e.into()))?;
+                let leaf = chain.first().ok_or(EnrolError::Chain(TrustError::NoCertificate.into()))?;
+                check_leaf(leaf, self.id.trust_domain(), Some(&self.id)).map_err(EnrolError::Chain)
+            }
+        }
     }
 }
 

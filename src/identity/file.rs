@@ -92,6 +92,71 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), FileError> {
         .map_err(|source| FileError::Io { path: path.into(), source })
 }
 
+/// Writes several files that belong together: all of them, or, after a crash, all of them once [`redo`] has run.
+///
+/// They stand whole in `journal` before the first is touched.
+///
+/// # Errors
+/// [`FileError`] with the path of what could not be written; `redo` may still finish it.
+pub(crate) fn write_together(journal: &Path, files: &[Planned]) -> Result<(), FileError> {
+    let text = serde_json::to_vec(files).map_err(|_| FileError::Journal { path: journal.into() })?;
+    write(journal, &text, Access::Owner)?;
+    redo(journal).map(drop)
+}
+
+/// Writes what `journal` holds, if it is there. Says whether it was.
+///
+/// # Errors
+/// [`FileError`] when the journal is damaged or a file of it cannot be written.
+pub(crate) fn redo(journal: &Path) -> Result<bool, FileError> {
+    let at = |source| FileError::Io { path: journal.into(), source };
+    let text = match read_secret(journal, JOURNAL_LEN_MAX) {
+        Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(false),
+        read => read?,
+    };
+    let files: Vec<Planned> =
+        serde_json::from_slice(&text).map_err(|_| FileError::Journal { path: journal.into() })?;
+    for file in &files {
+        match &file.text {
+            Some(text) => {
+                let access = if file.secret { Access::Owner } else { Access::Everybody };
+                write(&file.path, text.as_bytes(), access)?;
+            }
+            None => match std::fs::remove_file(&file.path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(FileError::Io { path: file.path.clone(), source: error });
+                }
+                _ => {}
+            },
+        }
+    }
+    std::fs::remove_file(journal).map_err(at)?;
+    Ok(true)
+}
+
+/// One of several files that are written together.
+#[derive(serde::Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Planned {
+    pub(crate) path: PathBuf,
+    /// `None`: it is to go.
+    pub(crate) text: Option<String>,
+    pub(crate) secret: bool,
+}
+
+impl Planned {
+    pub(crate) fn file(path: PathBuf, text: impl Into<String>, access: Access) -> Self {
+        Self { path, text: Some(text.into()), secret: access == Access::Owner }
+    }
+
+    pub(crate) fn gone(path: PathBuf) -> Self {
+        Self { path, text: None, secret: false }
+    }
+}
+
+/// Longest journal in bytes: a revocation list at its longest, and everything beside it.
+const JOURNAL_LEN_MAX: u64 = 24 * 1024 * 1024;
+
 /// Who may read a file that is written.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Access {
@@ -120,6 +185,12 @@ pub enum FileError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// A journal of files that are written together.
+    #[error("`{}` is damaged: remove it, then see which of its files are old", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
     },
     /// A folder, a FIFO or a device.
     #[error("`{}` is no regular file", path.display())]
@@ -152,6 +223,29 @@ mod tests {
         std::fs::write(&path, [7; 10]).unwrap();
         assert_eq!(read(&path, 10).unwrap(), [7; 10]);
         assert!(matches!(read(&path, 9), Err(FileError::TooLarge { len_max: 9, .. })));
+    }
+
+    #[test]
+    fn files_that_belong_together_are_all_written_by_whoever_comes_after_a_crash() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b, c) = (dir.path().join("a"), dir.path().join("b"), dir.path().join("c"));
+        let journal = dir.path().join("journal");
+        std::fs::write(&c, "to go").unwrap();
+        let files = [
+            Planned::file(a.clone(), "1", Access::Owner),
+            Planned::file(b.clone(), "2", Access::Everybody),
+            Planned::gone(c.clone()),
+        ];
+        // The crash: the journal stands, the first file is written, the others are not.
+        write(&journal, &serde_json::to_vec(&files).unwrap(), Access::Owner).unwrap();
+        write(&a, b"1", Access::Owner).unwrap();
+        assert!(redo(&journal).unwrap());
+        assert_eq!((std::fs::read(&a).unwrap(), std::fs::read(&b).unwrap()), (b"1".to_vec(), b"2".to_vec()));
+        assert_eq!(std::fs::metadata(&a).unwrap().mode() & 0o777, 0o600);
+        assert!(!c.exists() && !journal.exists());
+        assert!(!redo(&journal).unwrap());
+        write(&journal, b"[{", Access::Owner).unwrap();
+        assert!(matches!(redo(&journal), Err(FileError::Journal { .. })));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::Token;
 use super::material::Shared;
+use super::own::LeafSigner;
 use super::provider::ALGORITHMS;
 use super::trust::{INTERMEDIATES_MAX, Revocation, Root, Stage, TrustError, check_chain};
 use super::verify::{PeerError, check_leaf};
@@ -23,20 +24,20 @@ use super::{Identity, Pq, provider};
 use crate::model::{SpiffeId, Timestamp};
 
 impl Identity {
-    /// TLS 1.3 for the joining door alone: asks for no certificate, shows `root` at the end of our chain.
+    /// TLS 1.3 for the joining door alone: asks for no certificate, shows `roots` at the end of our chain.
     ///
     /// # Errors
     /// When rustls does not take the provider.
     pub fn joining_server(
         &self,
-        root: CertificateDer<'static>,
+        roots: Vec<CertificateDer<'static>>,
         alpn: &[u8],
     ) -> Result<Arc<ServerConfig>, Error> {
         let shared = Arc::clone(self.shared());
         let mut config = ServerConfig::builder_with_provider(provider(shared.settings.pq))
             .with_protocol_versions(&[&TLS13])?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(WithRoot { shared, root }));
+            .with_cert_resolver(Arc::new(WithRoots { shared, roots }));
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.max_early_data_size = 0;
@@ -52,10 +53,28 @@ impl Identity {
 pub fn joining_client(token: &Token, alpn: &[u8]) -> Result<Arc<ClientConfig>, Error> {
     let pinned =
         Pinned { root_spki_sha256: token.root_spki_sha256, authority: Some(token.authority.clone()) };
+    narrow_client(Arc::new(Narrow(pinned)), alpn)
+}
+
+/// TLS 1.3 for a device whose certificate has expired, dialling `authority`: as [`joining_client`], but what it trusts
+/// are the roots in its bundle. Give it `server_name()`.
+///
+/// # Errors
+/// When rustls does not take the provider.
+pub fn recovering_client(
+    leaf: &LeafSigner,
+    authority: &SpiffeId,
+    alpn: &[u8],
+) -> Result<Arc<ClientConfig>, Error> {
+    let known = Known { roots: leaf.own.roots.clone(), authority: authority.clone() };
+    narrow_client(Arc::new(Narrow(known)), alpn)
+}
+
+fn narrow_client(verifier: Arc<dyn ServerCertVerifier>, alpn: &[u8]) -> Result<Arc<ClientConfig>, Error> {
     let mut config = ClientConfig::builder_with_provider(provider(Pq::Prefer))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(pinned))
+        .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
@@ -64,24 +83,27 @@ pub fn joining_client(token: &Token, alpn: &[u8]) -> Result<Arc<ClientConfig>, E
     Ok(Arc::new(config))
 }
 
-/// Our leaf in force, its chain, and the root: whoever joins knows the root by its key alone.
-struct WithRoot {
+/// Our leaf in force, its chain, and the roots: whoever joins knows one of them by its key alone.
+struct WithRoots {
     shared: Arc<Shared>,
-    root: CertificateDer<'static>,
+    roots: Vec<CertificateDer<'static>>,
 }
 
-impl fmt::Debug for WithRoot {
+impl fmt::Debug for WithRoots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WithRoot")
+        f.write_str("WithRoots")
     }
 }
 
-impl ResolvesServerCert for WithRoot {
+impl ResolvesServerCert for WithRoots {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let own = Arc::clone(&self.shared.material.load().own.certified);
         let mut chain = own.cert.clone();
-        if !chain.contains(&self.root) {
-            chain.push(self.root.clone());
+        for root in &self.roots {
+            // Nobody takes a longer one.
+            if !chain.contains(root) && chain.len() <= INTERMEDIATES_MAX {
+                chain.push(root.clone());
+            }
         }
         Some(Arc::new(CertifiedKey::new(chain, Arc::clone(&own.key))))
     }
@@ -132,7 +154,37 @@ impl Pinned {
     }
 }
 
-impl ServerCertVerifier for Pinned {
+/// Trusts the roots of a bundle, and below them one device. No list is asked: it may be as old as the expired leaf.
+#[derive(Debug)]
+struct Known {
+    roots: Vec<Root>,
+    authority: SpiffeId,
+}
+
+/// Lets rustls ask a [`Judge`].
+#[derive(Debug)]
+struct Narrow<T>(T);
+
+/// Judges a whole chain, leaf first.
+trait Judge: fmt::Debug + Send + Sync {
+    fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), PeerError>;
+}
+
+impl Judge for Pinned {
+    fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), PeerError> {
+        Pinned::judge(self, chain, now)
+    }
+}
+
+impl Judge for Known {
+    fn judge(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), PeerError> {
+        let leaf = chain.first().ok_or(TrustError::NoCertificate)?;
+        check_chain(&self.roots, &Revocation::Off, chain, now, Stage::Handshake)?;
+        check_leaf(leaf, self.authority.trust_domain(), Some(&self.authority))
+    }
+}
+
+impl<T: Judge> ServerCertVerifier for Narrow<T> {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -144,7 +196,7 @@ impl ServerCertVerifier for Pinned {
         let now = Timestamp::from_millis(now.as_secs().saturating_mul(1000));
         let mut chain = vec![leaf.clone()];
         chain.extend_from_slice(intermediates);
-        self.judge(&chain, now).map_err(|error| Error::InvalidCertificate(error.into()))?;
+        self.0.judge(&chain, now).map_err(|error| Error::InvalidCertificate(error.into()))?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -193,11 +245,11 @@ mod tests {
     }
 
     fn root(world: &World) -> CertificateDer<'static> {
-        authority::root(&world.ca(), world.now).unwrap()
+        authority::roots(&world.ca(), world.now).unwrap().remove(0)
     }
 
     fn server(world: &World, name: &str) -> Arc<ServerConfig> {
-        world.device(name).joining_server(root(world), ALPN).unwrap()
+        world.device(name).joining_server(vec![root(world)], ALPN).unwrap()
     }
 
     /// Dials `server` with the token; the reason it was refused with.
@@ -225,7 +277,7 @@ mod tests {
         let untrusted = Err((Side::Client, Reason::CertificateUntrusted));
         assert_eq!(play(&token(&world), server(&other, "authority")), untrusted);
         // The right root at the end of a wrong chain helps nobody.
-        let bent = other.device("authority").joining_server(root(&world), ALPN).unwrap();
+        let bent = other.device("authority").joining_server(vec![root(&world)], ALPN).unwrap();
         assert_eq!(play(&token(&world), bent), untrusted);
         // Nor does leaving the root out.
         assert_eq!(play(&token(&world), raw_server(&world.issue("authority"))), untrusted);

@@ -158,23 +158,49 @@ fn load_bundle(path: &Path) -> Result<(Vec<Root>, [u8; 32]), Problem> {
     if certificates.len() > ROOTS_MAX {
         return Err(Problem::TooMany { path: path.into(), max: ROOTS_MAX });
     }
+    let roots = roots_of(&certificates).map_err(|bad| match bad {
+        BadRoot::Broken => fail(BROKEN),
+        BadRoot::NotCa(subject) => Problem::NotCa { path: path.into(), subject },
+    })?;
+    Ok((roots, Sha256::digest(&bytes).into()))
+}
+
+/// The roots that these certificates are.
+pub(crate) fn roots_of(certificates: &[CertificateDer<'_>]) -> Result<Vec<Root>, BadRoot> {
     let mut roots = Vec::new();
-    for certificate in &certificates {
-        let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| fail(BROKEN))?;
+    for certificate in certificates {
+        let (rest, parsed) = X509Certificate::from_der(certificate).map_err(|_| BadRoot::Broken)?;
         if !rest.is_empty() {
-            return Err(fail(BROKEN));
+            return Err(BadRoot::Broken);
         }
         if !parsed.is_ca() {
-            return Err(Problem::NotCa { path: path.into(), subject: parsed.subject().to_string() });
+            return Err(BadRoot::NotCa(parsed.subject().to_string()));
         }
-        let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|_| fail(BROKEN))?;
+        let anchor = webpki::anchor_from_trusted_cert(certificate).map_err(|_| BadRoot::Broken)?;
         roots.push(Root {
             anchor: anchor.to_owned(),
             not_before: Timestamp::from_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_secs(parsed.validity().not_after.timestamp()),
         });
     }
-    Ok((roots, Sha256::digest(&bytes).into()))
+    Ok(roots)
+}
+
+/// Why a certificate of a bundle is no root.
+#[derive(Debug)]
+pub(crate) enum BadRoot {
+    Broken,
+    /// Its subject.
+    NotCa(String),
+}
+
+/// Whether two bundles have a root in common: the same name and key.
+pub(crate) fn shares_a_root(a: &[Root], b: &[Root]) -> bool {
+    let same = |x: &Root, y: &Root| {
+        x.anchor.subject == y.anchor.subject
+            && x.anchor.subject_public_key_info == y.anchor.subject_public_key_info
+    };
+    a.iter().any(|x| b.iter().any(|y| same(x, y)))
 }
 
 /// Parses PEM that holds certificates and nothing else, at least one.

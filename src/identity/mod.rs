@@ -1,6 +1,7 @@
 //! Issues, checks and rotates X.509 identities (SPIFFE X.509-SVID).
 
 pub mod authority;
+mod distributed;
 mod enrol;
 mod file;
 mod hybrid;
@@ -18,10 +19,11 @@ mod svid;
 mod trust;
 mod verify;
 
+pub use distributed::{NewsError, Places, issuer_keys};
 pub use enrol::{EnrolError, Enrolment, Gift, Joined};
 pub use file::FileError;
 pub use install::{Installed, install, installed_id, leaf_not_after, read_file, write_file};
-pub use joining::joining_client;
+pub use joining::{joining_client, recovering_client};
 pub use load::{
     CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, PEM_FILE_MAX, ROOTS_MAX, crl_next_update, parse_certificates,
 };
@@ -31,7 +33,7 @@ pub use problem::{LoadError, Problem, Unusable};
 pub use provider::provider;
 pub use reason::{detail_of_io, reason_of, reason_of_io};
 pub use settings::*;
-pub use svid::{LEAF_LEN_MAX, Svid, SvidError, svid};
+pub use svid::{FINGERPRINT_OID, LEAF_LEN_MAX, Svid, SvidError, svid};
 pub use trust::{INTERMEDIATES_MAX, TrustError};
 pub use verify::PeerError;
 

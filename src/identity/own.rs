@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use rustls::client::Resumption;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 
 use super::load::{load_lists, load_own};
 use super::material::{Material, Own, Shared};
-use super::peer::PeerIdentity;
+use super::peer::{PeerIdentity, peer};
 use super::problem::{LoadError, Problem};
+use super::svid::Svid;
 use super::trust::{Lists, Revocation, Stage, check_chain};
-use super::verify::Door;
+use super::verify::{Door, check_leaf};
 use super::{Settings, provider};
 use crate::model::{Reason, Sign, SignError, SpiffeId, Timestamp};
 
@@ -143,10 +144,66 @@ impl Identity {
     /// TLS 1.3 for dialling the device `expected`: any other is refused. Give it [`server_name`].
     pub fn client_config(&self, expected: &SpiffeId, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         let mut config = self.inner.client.clone();
-        let door = Door { shared: Arc::clone(&self.inner.shared), expected: Some(expected.clone()) };
+        let door =
+            Door { shared: Arc::clone(&self.inner.shared), expected: Some(expected.clone()), own: None };
         config.dangerous().set_certificate_verifier(Arc::new(door));
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         Arc::new(config)
+    }
+
+    /// [`Identity::server_config`] for one handshake, and the leaf that it will show.
+    pub fn accepting(&self, alpn: &[&[u8]]) -> (Arc<ServerConfig>, LeafSigner) {
+        let (door, leaf) = self.door(None);
+        let mut config = self.inner.server.clone();
+        config.cert_resolver = door;
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        (Arc::new(config), leaf)
+    }
+
+    /// [`Identity::client_config`] for one handshake, and the leaf that it will show.
+    pub fn dialling(&self, expected: &SpiffeId, alpn: &[&[u8]]) -> (Arc<ClientConfig>, LeafSigner) {
+        let (door, leaf) = self.door(Some(expected.clone()));
+        let mut config = self.inner.client.clone();
+        config.client_auth_cert_resolver = Arc::clone(&door) as _;
+        config.dangerous().set_certificate_verifier(door);
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        (Arc::new(config), leaf)
+    }
+
+    fn door(&self, expected: Option<SpiffeId>) -> (Arc<Door>, LeafSigner) {
+        let leaf = self.signer();
+        let own = Some(Arc::clone(&leaf.own));
+        (Arc::new(Door { shared: Arc::clone(&self.inner.shared), expected, own }), leaf)
+    }
+
+    /// Verifies a chain that a peer shows after the handshake, as a handshake would (leaf first, DER): the leaf must
+    /// be `expected`'s. Whether the peer holds its key is for the caller to see.
+    ///
+    /// # Errors
+    /// The [`Reason`] that a handshake would have been refused with.
+    pub fn read_renewed(
+        &self,
+        chain: &[Vec<u8>],
+        expected: &SpiffeId,
+        now: Timestamp,
+    ) -> Result<PeerIdentity, Reason> {
+        let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let leaf = chain.first().ok_or(Reason::CertificateMissing)?;
+        let material = self.inner.shared.material.load();
+        check_chain(&material.own.roots, &material.revocation, &chain, now, Stage::Handshake)
+            .map_err(|e| e.reason())?;
+        check_leaf(leaf, &self.inner.shared.settings.trust_domain, Some(expected)).map_err(|e| e.reason())?;
+        peer(&chain, now).map_err(|_| Reason::CertificateNotSvid)
+    }
+
+    /// DER SubjectPublicKeyInfo of the CA that issued a peer's leaf: it signs device records, too. Our own, for us.
+    ///
+    /// # Errors
+    /// The [`Reason`] when the chain is not trusted now.
+    pub fn issuer_of(&self, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Box<[u8]>, Reason> {
+        let material = self.inner.shared.material.load();
+        check_chain(&material.own.roots, &material.revocation, chain, now, Stage::Living)
+            .map_err(|e| e.reason())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -163,12 +220,12 @@ impl Identity {
     /// `CertificateUntrusted`, `CrlUnavailable` or whatever else a handshake would now say.
     pub fn recheck(&self, peer: &PeerIdentity, now: Timestamp) -> Result<(), Reason> {
         let material = self.inner.shared.material.load();
-        check_chain(&material.own.roots, &material.revocation, peer.chain(), now, Stage::Living).map_err(
-            |error| match error.reason() {
+        check_chain(&material.own.roots, &material.revocation, peer.chain(), now, Stage::Living)
+            .map(drop)
+            .map_err(|error| match error.reason() {
                 Reason::CertificateExpired => Reason::SessionExpired,
                 reason => reason,
-            },
-        )
+            })
     }
 
     /// Signs with the private key of the leaf in force now; a later renewal does not change it.
@@ -235,12 +292,24 @@ pub enum CrlStatus {
 /// Signs with the leaf's key: ECDSA P-256 with SHA-256, ASN.1 (RFC 5480, RFC 3279 §2.2.3).
 #[derive(Clone)]
 pub struct LeafSigner {
-    own: Arc<Own>,
+    pub(super) own: Arc<Own>,
 }
 
 impl fmt::Debug for LeafSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LeafSigner").field("id", &self.own.svid.id).finish_non_exhaustive()
+    }
+}
+
+impl LeafSigner {
+    /// The chain that is shown with it, leaf first.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.own.certified.cert
+    }
+
+    /// What the leaf says.
+    pub fn svid(&self) -> &Svid {
+        &self.own.svid
     }
 }
 
@@ -302,7 +371,7 @@ fn last(revocation: &Revocation) -> Option<&Arc<Lists>> {
 }
 
 fn server_template(shared: &Arc<Shared>) -> Result<ServerConfig, rustls::Error> {
-    let door = Arc::new(Door { shared: Arc::clone(shared), expected: None });
+    let door = Arc::new(Door { shared: Arc::clone(shared), expected: None, own: None });
     let mut config = ServerConfig::builder_with_provider(provider(shared.settings.pq))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::clone(&door) as _)
@@ -316,7 +385,7 @@ fn server_template(shared: &Arc<Shared>) -> Result<ServerConfig, rustls::Error> 
 
 // Whoever is dialled takes the place of `id` as the one expected.
 fn client_template(shared: &Arc<Shared>, id: &SpiffeId) -> Result<ClientConfig, rustls::Error> {
-    let door = Arc::new(Door { shared: Arc::clone(shared), expected: Some(id.clone()) });
+    let door = Arc::new(Door { shared: Arc::clone(shared), expected: Some(id.clone()), own: None });
     let mut config = ClientConfig::builder_with_provider(provider(shared.settings.pq))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()

@@ -1,17 +1,20 @@
 //! Who is at the other end of a completed handshake.
 
 use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::svid::{Svid, SvidError, svid};
 use crate::model::{SpiffeId, Timestamp};
 
 /// A peer proven by the leaf of a completed handshake, with the chain kept so that it can be checked again.
 ///
-/// Nothing else makes one: no header, no address, no later certificate of the chain.
+/// Nothing else makes one but a renewed leaf whose key was proven on the same session: no header, no address, no later
+/// certificate of the chain.
 #[derive(Clone, Debug)]
 pub struct PeerIdentity {
     chain: Vec<CertificateDer<'static>>,
     svid: Svid,
+    spki: Box<[u8]>,
     proven_at: Timestamp,
 }
 
@@ -31,7 +34,12 @@ impl PeerIdentity {
         &self.chain
     }
 
-    /// When the handshake completed.
+    /// DER SubjectPublicKeyInfo of its leaf.
+    pub fn spki(&self) -> &[u8] {
+        &self.spki
+    }
+
+    /// When its key was proven.
     pub fn proven_at(&self) -> Timestamp {
         self.proven_at
     }
@@ -44,8 +52,10 @@ impl PeerIdentity {
 /// [`SvidError`] when there is no leaf or it breaks a rule of X.509-SVID.
 pub fn peer(chain: &[CertificateDer<'_>], now: Timestamp) -> Result<PeerIdentity, SvidError> {
     let leaf = chain.first().ok_or(SvidError::Malformed)?;
+    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| SvidError::Malformed)?;
     Ok(PeerIdentity {
         svid: svid(leaf)?,
+        spki: parsed.public_key().raw.into(),
         chain: chain.iter().map(|c| c.clone().into_owned()).collect(),
         proven_at: now,
     })

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, CertificateError, Error, OtherError};
+use rustls::{AlertDescription, CertificateError, Error, OtherError, PeerIncompatible};
 
 use super::svid::SvidError;
 use super::trust::TrustError;
@@ -20,6 +20,7 @@ pub fn reason_of(error: &Error) -> Reason {
         Error::InvalidCertRevocationList(_) => Reason::CrlUnavailable,
         Error::AlertReceived(alert) => of_alert(*alert),
         Error::Other(other) => of_other(other).unwrap_or(Reason::TlsFailed),
+        Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) => Reason::KeyExchangeRefused,
         Error::FailedToGetCurrentTime | Error::FailedToGetRandomBytes => Reason::Internal,
         _ => Reason::TlsFailed,
     }

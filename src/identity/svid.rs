@@ -11,6 +11,8 @@ use crate::model::{SpiffeId, SpiffeIdError, Timestamp};
 pub struct Svid {
     /// The one URI SAN.
     pub id: SpiffeId,
+    /// The first common name of its subject, when it is text; a name for people, never who it is.
+    pub common_name: Option<Box<str>>,
     /// The serial number, big-endian, without leading zeros.
     pub serial: Box<[u8]>,
     /// Valid from.
@@ -21,6 +23,9 @@ pub struct Svid {
     pub spki_sha256: [u8; 32],
     /// SHA-256 of the whole certificate.
     pub fingerprint_sha256: [u8; 32],
+    /// Whether its issuer says that the device was enrolled ([`FINGERPRINT_OID`]): it must give evidence then. What the
+    /// extension holds is for others; here it counts that it is there.
+    pub has_fingerprint_extension: bool,
 }
 
 impl Svid {
@@ -48,13 +53,19 @@ pub fn svid(leaf_der: &[u8]) -> Result<Svid, SvidError> {
     check_extensions(&certificate)?;
     let serial = certificate.raw_serial();
     let zeros = serial.iter().take_while(|b| **b == 0).count();
+    let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
     Ok(Svid {
         id: only_id(&certificate)?,
+        common_name: common_name.map(Box::from),
         serial: serial.get(zeros..).unwrap_or_default().into(),
         not_before: Timestamp::from_secs(certificate.validity().not_before.timestamp()),
         not_after: Timestamp::from_secs(certificate.validity().not_after.timestamp()),
         spki_sha256: Sha256::digest(certificate.public_key().raw).into(),
         fingerprint_sha256: Sha256::digest(leaf_der).into(),
+        has_fingerprint_extension: certificate
+            .extensions()
+            .iter()
+            .any(|e| e.oid.iter().is_some_and(|arcs| arcs.eq(FINGERPRINT_OID.iter().copied()))),
     })
 }
 
@@ -154,3 +165,8 @@ fn only_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
 
 /// Longest leaf certificate that is read, in bytes.
 pub const LEAF_LEN_MAX: usize = 16 * 1024;
+/// The fingerprint extension of a leaf, never critical: `SEQUENCE { tier INTEGER, recordVersion INTEGER, baseline OCTET
+/// STRING }`, the last being SHA-256 of the baseline in the device's record.
+///
+/// Below IANA's enterprise number for examples (RFC 5612): this project has none of its own yet.
+pub const FINGERPRINT_OID: &[u64] = &[1, 3, 6, 1, 4, 1, 32473, 15443, 1];

@@ -263,3 +263,52 @@ impl rustls::client::danger::ServerCertVerifier for TrustsAll {
         super::provider::ALGORITHMS.supported_schemes()
     }
 }
+
+/// Device records kept in memory: what `agent` keeps in files.
+#[derive(Default)]
+pub(crate) struct Book(
+    pub(crate) std::sync::Mutex<std::collections::BTreeMap<SpiffeId, authority::Standing>>,
+);
+
+impl Book {
+    /// Enters a device with the key of its leaf.
+    pub(crate) fn enter(&self, id: &SpiffeId, spki_sha256: [u8; 32]) {
+        let standing = authority::Standing {
+            spki_sha256,
+            tier_max: crate::model::Tier::Software,
+            text: "record 1".into(),
+            barred: None,
+        };
+        self.0.lock().unwrap().insert(id.clone(), standing);
+    }
+
+    pub(crate) fn bar(&self, id: &SpiffeId, reason: Option<crate::model::Reason>) {
+        self.0.lock().unwrap().get_mut(id).unwrap().barred = reason;
+    }
+}
+
+impl authority::Records for Book {
+    fn standing(
+        &self,
+        id: &SpiffeId,
+        _: &str,
+        _: &[&dyn crate::model::Sign],
+    ) -> Result<authority::Standing, authority::JoinRefused> {
+        let missing =
+            || authority::JoinRefused { reason: crate::model::Reason::RecordMissing, detail: String::new() };
+        self.0.lock().unwrap().get(id).cloned().ok_or_else(missing)
+    }
+
+    fn renew(
+        &self,
+        id: &SpiffeId,
+        spki_sha256: [u8; 32],
+        _: &[&dyn crate::model::Sign],
+    ) -> Result<authority::Recorded, authority::JoinRefused> {
+        let mut all = self.0.lock().unwrap();
+        let standing = all.get_mut(id).unwrap();
+        standing.spki_sha256 = spki_sha256;
+        standing.text.push('+');
+        Ok(authority::Recorded { text: standing.text.clone(), version: 2, baseline_sha256: [0; 32] })
+    }
+}

@@ -56,6 +56,9 @@ pub(crate) enum Stage {
 /// list of its issuer is at hand: root lists come from an offline key, so they may be rare, but a
 /// revoked intermediate must never pass. Two passes, because webpki has one policy for the whole path.
 ///
+/// Gives the SubjectPublicKeyInfo of the CA that issued the leaf, taken from the path that was verified: what merely
+/// stands next in the chain need not be the issuer.
+///
 /// # Errors
 /// [`TrustError`] says why the chain is not trusted.
 pub(crate) fn check_chain(
@@ -64,7 +67,7 @@ pub(crate) fn check_chain(
     chain: &[CertificateDer<'_>],
     now: Timestamp,
     stage: Stage,
-) -> Result<(), TrustError> {
+) -> Result<IssuerSpki, TrustError> {
     let lists = match (revocation, stage) {
         (Revocation::Off, _) => None,
         (Revocation::Good(lists), _) | (Revocation::Unavailable { last: Some(lists), .. }, Stage::Living) => {
@@ -84,6 +87,7 @@ pub(crate) fn check_chain(
         (RevocationCheckDepth::EndEntity, UnknownStatusPolicy::Deny),
         (RevocationCheckDepth::Chain, UnknownStatusPolicy::Allow),
     ];
+    let mut issuer = None;
     for (depth, status) in passes {
         let options = RevocationOptionsBuilder::new(&lists)
             .map_err(|_| TrustError::CrlUnavailable)?
@@ -91,9 +95,9 @@ pub(crate) fn check_chain(
             .with_status_policy(status)
             .with_expiration_policy(ExpirationPolicy::Enforce)
             .build();
-        check_path(roots, chain, now, Some(options))?;
+        issuer = Some(check_path(roots, chain, now, Some(options))?);
     }
-    Ok(())
+    issuer.ok_or(TrustError::NoCertificate)
 }
 
 fn check_path(
@@ -101,7 +105,7 @@ fn check_path(
     chain: &[CertificateDer<'_>],
     now: Timestamp,
     revocation: Option<RevocationOptions<'_>>,
-) -> Result<(), TrustError> {
+) -> Result<IssuerSpki, TrustError> {
     let (leaf, intermediates) = chain.split_first().ok_or(TrustError::NoCertificate)?;
     if intermediates.len() > INTERMEDIATES_MAX {
         return Err(TrustError::TooLong);
@@ -124,10 +128,13 @@ fn check_path(
                 revocation,
                 None,
             )
-            .map(|_| ())
+            .map(|path| path.issuer_spki().as_ref().into())
         })
         .map_err(TrustError::Path)
 }
+
+/// DER SubjectPublicKeyInfo of the CA that issued a verified leaf.
+pub(crate) type IssuerSpki = Box<[u8]>;
 
 /// A device is client and server alike: where purposes are named at all, both must be.
 struct BothPurposes;

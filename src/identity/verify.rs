@@ -14,7 +14,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::material::Shared;
+use super::material::{Own, Shared};
 use super::provider::ALGORITHMS;
 use super::svid::{Svid, SvidError, svid};
 use super::trust::{Stage, TrustError, check_chain};
@@ -26,9 +26,18 @@ pub(crate) struct Door {
     pub(crate) shared: Arc<Shared>,
     /// Who must be at the other end; `None` at the peers' door, where policy judges who may.
     pub(crate) expected: Option<SpiffeId>,
+    /// The leaf to show, where it must be known beforehand; else the one in force.
+    pub(crate) own: Option<Arc<Own>>,
 }
 
 impl Door {
+    fn leaf(&self) -> Arc<CertifiedKey> {
+        match &self.own {
+            Some(own) => Arc::clone(&own.certified),
+            None => Arc::clone(&self.shared.material.load().own.certified),
+        }
+    }
+
     fn judge(
         &self,
         leaf: &CertificateDer<'_>,
@@ -41,7 +50,7 @@ impl Door {
         chain.extend_from_slice(intermediates);
         check_chain(&material.own.roots, &material.revocation, &chain, now, Stage::Handshake)
             .map_err(PeerError::from)
-            .and_then(|()| check_leaf(leaf, &self.shared.settings.trust_domain, self.expected.as_ref()))
+            .and_then(|_| check_leaf(leaf, &self.shared.settings.trust_domain, self.expected.as_ref()))
             .map_err(|error| Error::InvalidCertificate(error.into()))
     }
 }
@@ -138,13 +147,13 @@ impl ServerCertVerifier for Door {
 
 impl ResolvesServerCert for Door {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.shared.material.load().own.certified))
+        Some(self.leaf())
     }
 }
 
 impl ResolvesClientCert for Door {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.shared.material.load().own.certified))
+        Some(self.leaf())
     }
 
     fn has_certs(&self) -> bool {

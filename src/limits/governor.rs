@@ -124,10 +124,12 @@ pub fn retry_after(reason: Reason) -> Option<Duration> {
         Reason::KnockLimited | Reason::RateLimited => Some(RETRY_RATE),
         Reason::AdminLimited
         | Reason::DescriptorsExhausted
+        | Reason::ErrandsLimited
         | Reason::FlowsExhausted
         | Reason::FlowsLimited
         | Reason::HandshakesLimited
         | Reason::JoinLimited
+        | Reason::NewsLimited
         | Reason::MemoryExhausted
         | Reason::StreamsExhausted => Some(RETRY_PLACE),
         _ => None,

@@ -84,6 +84,10 @@ reasons! {
     CrlUnavailable "crl_unavailable" 503 "proxy_configuration_error"
         "the configured revocation list is missing, broken or expired"
         "publish a fresh CRL: `countersign ca crl`";
+    /// No key exchange group is known to both ends.
+    KeyExchangeRefused "key_exchange_refused" 502 "tls_protocol_error"
+        "the peer and this sidecar have no key exchange group in common"
+        "compare `[channel] pq` on both sides: `require` refuses peers without X25519MLKEM768";
     /// Any other handshake failure.
     TlsFailed "tls_failed" 502 "tls_protocol_error"
         "the TLS handshake failed"
@@ -288,6 +292,14 @@ reasons! {
     LeaseExpired "lease_expired" 403 "connection_terminated"
         "the lease of the session ran out and was not renewed"
         "check that both sidecars run and reach each other";
+    /// As many requests that are no flows are under way as may be.
+    ErrandsLimited "errands_limited" 503 "connection_limit_reached"
+        "too many requests that are no flows are under way on this session"
+        "try again in a moment";
+    /// A request that is no flow, and nothing else that is known here.
+    ErrandUnknown "errand_unknown" 404 "http_request_error"
+        "this sidecar does nothing of that name"
+        "run the same version of Countersign on both sides, and ask the sidecar that has `[authority]`";
     /// Two machines seem to use one identity.
     CloneSuspected "clone_suspected" 403 "http_request_denied"
         "two machines seem to use the identity of this device"
@@ -348,6 +360,38 @@ reasons! {
     JoinAckInvalid "join_ack_invalid" 403 "http_request_denied"
         "the acknowledgement is not signed by the key of the new certificate"
         "join again with the same token from the folder that began";
+    /// Renewal or recovery with a key that has been renewed before.
+    RenewSuperseded "renew_superseded" 403 "http_request_denied"
+        "the device asks with a key that it has renewed before"
+        "look for a copy of the device; if there is none, enrol it again: `countersign device invite`";
+    /// Recovery where the authority takes no expired devices.
+    RecoverOff "recover_off" 403 "http_request_denied"
+        "the authority takes back no device whose certificate has expired"
+        "enrol it again: `countersign device invite`, or set `[authority] recover_grace`";
+    /// Recovery later than the grace.
+    RecoverLate "recover_late" 403 "http_request_denied"
+        "the certificate expired longer ago than the authority forgives"
+        "enrol the device again: `countersign device invite`";
+    /// Recovery that does not prove what it must.
+    RecoverRefused "recover_refused" 403 "http_request_denied"
+        "the device does not prove the expired certificate that it wants renewed"
+        "enrol it again: `countersign device invite`; ask who tried";
+    /// An errand for the authority at a sidecar that is none.
+    AuthorityAbsent "authority_absent" 404 "http_request_denied"
+        "this sidecar is no authority"
+        "compare `[enrolment]` with the sidecar that has `[authority]`";
+    /// As many devices wait for news as may.
+    NewsLimited "news_limited" 503 "connection_limit_reached"
+        "as many devices wait for news of the authority as may"
+        "nothing: the device asks again by itself";
+    /// No message between device and authority, or one that is too long.
+    NewsMalformed "news_malformed" 400 "http_request_error"
+        "what came is no message between a device and its authority, or is larger than allowed"
+        "run the same version of Countersign on both sides";
+    /// What the authority sent does not hold.
+    NewsInvalid "news_invalid" 502 "http_response_incomplete"
+        "what the authority sent is broken, badly signed, older than what is here, or does not fit this device"
+        "look at the authority: `countersign audit why ID`; what was here before stays in force";
     /// Our own mistake.
     Internal "internal_error" 500 "proxy_internal_error"
         "something went wrong inside this sidecar"

@@ -135,18 +135,40 @@ impl From<io::Error> for StreamError {
 }
 
 /// A queue of chunks that knows its length in bytes. Bounded by whoever fills it.
+///
+/// Its memory is bounded by its bytes, too: where many chunks wait already, small ones are copied together. Otherwise a
+/// peer that sends each byte in a frame of its own, to an app that reads nothing, would have us hold a chunk per byte.
 #[derive(Debug, Default)]
 pub struct Chunks {
     queue: VecDeque<Bytes>,
+    /// Small chunks at the end, copied together; only while the queue is not empty. Boxed: mostly there is none.
+    tail: Option<Box<BytesMut>>,
     len: usize,
 }
 
 impl Chunks {
     /// Appends a chunk.
     pub fn push(&mut self, chunk: Bytes) {
+        if chunk.is_empty() {
+            return;
+        }
         self.len += chunk.len();
-        if !chunk.is_empty() {
+        if self.queue.len() < SLICES_MAX || chunk.len() > SMALL_MAX {
+            self.close_tail();
             self.queue.push_back(chunk);
+            return;
+        }
+        let tail = self.tail.get_or_insert_default();
+        tail.extend_from_slice(&chunk);
+        if tail.len() >= TAIL_MAX {
+            self.close_tail();
+        }
+    }
+
+    /// Makes a chunk of what was copied together.
+    fn close_tail(&mut self) {
+        if let Some(tail) = self.tail.take() {
+            self.queue.push_back(tail.freeze());
         }
     }
 
@@ -184,7 +206,7 @@ impl Chunks {
                 break;
             }
             len -= front.len();
-            self.queue.pop_front();
+            self.pop_front();
         }
         if self.queue.is_empty() && self.queue.capacity() > CHUNKS_KEPT_MAX {
             self.queue = VecDeque::new();
@@ -197,9 +219,16 @@ impl Chunks {
         let chunk = front.split_to(max.min(front.len()));
         self.len = self.len.saturating_sub(chunk.len());
         if front.is_empty() {
-            self.queue.pop_front();
+            self.pop_front();
         }
         Some(chunk)
+    }
+
+    fn pop_front(&mut self) {
+        self.queue.pop_front();
+        if self.queue.is_empty() {
+            self.close_tail();
+        }
     }
 }
 
@@ -323,6 +352,10 @@ impl<W: AsyncWrite + Unpin + Send> WriteHalf for IoWrite<W> {
 
 /// Chunk queues that grew past this many slots give their memory back when empty.
 const CHUNKS_KEPT_MAX: usize = 32;
+/// Chunks up to this are copied together where [`SLICES_MAX`] or more wait already.
+const SMALL_MAX: usize = 512;
+/// What is copied together becomes a chunk at this length.
+const TAIL_MAX: usize = 16 * 1024;
 /// Bytes asked of a plain stream at once.
 const IO_CHUNK: usize = 64 * 1024;
 /// Chunks handed to one vectored write.
@@ -363,6 +396,59 @@ mod tests {
             assert_eq!(released.load(Ordering::Relaxed), below);
         }
         assert_eq!(read.undelivered_max(), 7);
+    }
+
+    #[test]
+    fn a_million_chunks_of_one_byte_cost_no_more_than_their_bytes() {
+        let mut chunks = Chunks::default();
+        for n in 0..1_000_000_u32 {
+            chunks.push(Bytes::copy_from_slice(&n.to_be_bytes()[3..]));
+        }
+        assert_eq!(chunks.len(), 1_000_000);
+        assert!(chunks.queue.len() <= SLICES_MAX + 1_000_000 / TAIL_MAX, "{} chunks", chunks.queue.len());
+        for n in 0..1_000_000_u32 {
+            assert_eq!(chunks.take_front(1).unwrap()[0], n.to_be_bytes()[3]);
+        }
+        assert!(chunks.is_empty() && chunks.tail.is_none() && chunks.queue.is_empty());
+    }
+
+    proptest::proptest! {
+        /// Whatever is pushed and taken: the same bytes as one long text, in order.
+        #[test]
+        fn chunks_are_one_text(steps in proptest::collection::vec((0..4_u8, 0..1500_usize), 0..200)) {
+            let (mut chunks, mut text, mut next) = (Chunks::default(), VecDeque::new(), 0_u8);
+            for (kind, size) in steps {
+                match kind {
+                    0 => {
+                        let len = size.min(chunks.len());
+                        chunks.advance(len);
+                        text.drain(..len);
+                    }
+                    1 => {
+                        let taken = chunks.take_front(size.max(1)).unwrap_or_default();
+                        let expected: Vec<u8> = text.drain(..taken.len()).collect();
+                        assert_eq!(taken, expected);
+                    }
+                    _ => {
+                        // Mostly small ones.
+                        let count = if kind == 2 { 40 } else { 1 };
+                        let len = if kind == 2 { size % 9 } else { size };
+                        for _ in 0..count {
+                            let chunk: Vec<u8> = (0..len).map(|i| next.wrapping_add(i as u8)).collect();
+                            next = next.wrapping_add(7);
+                            text.extend(&chunk);
+                            chunks.push(chunk.into());
+                        }
+                    }
+                }
+                assert_eq!(chunks.len(), text.len());
+                assert_eq!(chunks.is_empty(), chunks.front().is_none());
+                let mut slices = [io::IoSlice::new(&[]); SLICES_MAX];
+                let count = chunks.io_slices(&mut slices);
+                let seen: Vec<u8> = slices[..count].iter().flat_map(|s| s.to_vec()).collect();
+                assert!(text.iter().zip(&seen).all(|(a, b)| a == b) && (seen.len() == text.len() || !seen.is_empty()));
+            }
+        }
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::resolve::{ResolveError, resolve};
-use crate::channel::{DialError, Dialled, OpenError, Session, Sessions, Settings, dial};
-use crate::identity::Identity;
+use crate::channel::{DialError, Dialled, Dialler, ErrandError, OpenError, Session, dial};
 use crate::model::{Authority, Host, Reason, SpiffeId};
 use crate::net::BoxStream;
 
@@ -34,9 +35,7 @@ pub struct PoolError {
 pub struct Pool(Arc<Shared>);
 
 struct Shared {
-    identity: Identity,
-    sessions: Sessions,
-    settings: Settings,
+    dialler: Dialler,
     /// One entry per configured outbound, so bounded by the configuration.
     peers: Mutex<HashMap<Key, Arc<Peer>>>,
 }
@@ -64,8 +63,37 @@ struct PeerState {
 
 impl Pool {
     /// A pool without connections.
-    pub fn new(identity: Identity, sessions: Sessions, settings: Settings) -> Self {
-        Self(Arc::new(Shared { identity, sessions, settings, peers: Mutex::default() }))
+    pub fn new(dialler: Dialler) -> Self {
+        Self(Arc::new(Shared { dialler, peers: Mutex::default() }))
+    }
+
+    /// Runs the errand `name` at `peer`, on a living connection or a new one: posts `body`, takes at most `answer_max`
+    /// bytes within `timeout`.
+    ///
+    /// # Errors
+    /// [`ErrandError`]; a peer that cannot be reached is [`ErrandError::Gone`].
+    pub async fn errand(
+        &self,
+        peer: &SpiffeId,
+        paths: &[Authority],
+        name: &str,
+        body: Bytes,
+        answer_max: usize,
+        timeout: Duration,
+    ) -> Result<(Bytes, Arc<Session>), ErrandError> {
+        let peer = self.peer(peer, paths);
+        self.refresh_names(&peer);
+        let connection = self
+            .connection(&peer)
+            .await
+            .map_err(|e| ErrandError::Gone { reason: e.reason, detail: e.to_string() })?;
+        // An errand may wait for long: a connection that has one is not idle.
+        let _place = connection.place().ok();
+        let answer = connection.post(name, body, answer_max, timeout).await;
+        if matches!(answer, Err(ErrandError::Gone { .. } | ErrandError::Timeout)) {
+            peer.forget(&connection);
+        }
+        Ok((answer?, Arc::clone(&connection.session)))
     }
 
     /// Opens `authority` at `peer`, on a living connection or a new one.
@@ -90,7 +118,7 @@ impl Pool {
                 Err(_) if tries < TRIES_MAX => continue,
                 Err(e) => return Err(open_error(&peer, &connection, e)),
             };
-            match connection.open(authority, place, &self.0.settings).await {
+            match connection.open(authority, place, &self.0.dialler.settings).await {
                 Ok(stream) => return Ok(Opened { stream, session: Arc::clone(&connection.session) }),
                 // No service saw anything of it, so that a second try can do no harm.
                 Err(OpenError::Gone { reason: Reason::PeerClosed, detail }) if tries < TRIES_MAX => {
@@ -111,13 +139,13 @@ impl Pool {
 
     /// The least busy connection with room, or a new one.
     async fn connection(&self, peer: &Arc<Peer>) -> Result<Arc<Dialled>, PoolError> {
-        let failures = match peer.pick(self.0.settings.connections_max) {
+        let failures = match peer.pick(self.0.dialler.settings.connections_max) {
             Pick::Use(connection) => return Ok(connection),
             Pick::Full => return Err(streams_exhausted()),
             Pick::Dial { failures } => failures,
         };
         let _dialling = peer.dialling.lock().await;
-        match peer.pick(self.0.settings.connections_max) {
+        match peer.pick(self.0.dialler.settings.connections_max) {
             Pick::Use(connection) => return Ok(connection),
             Pick::Full => return Err(streams_exhausted()),
             Pick::Dial { failures: now } if now != failures => {
@@ -131,12 +159,7 @@ impl Pool {
         match Box::pin(self.dial(peer)).await {
             Ok(dialled) => {
                 let dialled = Arc::new(dialled);
-                peer.lock().connections.push(Arc::clone(&dialled));
-                tokio::spawn(retire_when_idle(
-                    Arc::downgrade(peer),
-                    Arc::downgrade(&dialled),
-                    self.0.settings.idle_timeout,
-                ));
+                self.keep(peer, &dialled);
                 Ok(dialled)
             }
             Err(e) => {
@@ -148,11 +171,22 @@ impl Pool {
         }
     }
 
+    /// Puts a connection among the peer's, and looks after it from now on.
+    fn keep(&self, peer: &Arc<Peer>, connection: &Arc<Dialled>) {
+        peer.lock().connections.push(Arc::clone(connection));
+        let (of, it) = (Arc::downgrade(peer), Arc::downgrade(connection));
+        tokio::spawn(retire_when_idle(of.clone(), it.clone(), self.0.dialler.settings.idle_timeout));
+        // Boxed: it makes others of its kind.
+        let replaced: std::pin::Pin<Box<dyn Future<Output = ()> + Send>> =
+            Box::pin(replace_when_old(Arc::downgrade(&self.0), of, it));
+        tokio::spawn(replaced);
+    }
+
     /// Tries every address of every path in order; the first that proves to be the peer wins.
     async fn dial(&self, peer: &Peer) -> Result<Dialled, PoolError> {
         let mut last = PoolError { reason: Reason::ConnectFailed, detail: "no path is configured".into() };
         for path in &peer.paths {
-            let addrs = match resolve(path, self.0.settings.resolve_timeout).await {
+            let addrs = match resolve(path, self.0.dialler.settings.resolve_timeout).await {
                 Ok(addrs) => addrs,
                 Err(e) => {
                     last = e.into();
@@ -160,7 +194,7 @@ impl Pool {
                 }
             };
             for addr in addrs {
-                match dial(addr, &peer.id, &self.0.identity, &self.0.sessions, &self.0.settings).await {
+                match dial(addr, &peer.id, &self.0.dialler).await {
                     Ok(dialled) => return Ok(dialled),
                     Err(e) => last = e.into(),
                 }
@@ -173,13 +207,15 @@ impl Pool {
     fn refresh_names(&self, peer: &Arc<Peer>) {
         let now = Instant::now();
         let mut state = peer.lock();
-        let due = state.resolved.is_none_or(|at| now.duration_since(at) >= self.0.settings.resolve_interval);
+        let due = state
+            .resolved
+            .is_none_or(|at| now.duration_since(at) >= self.0.dialler.settings.resolve_interval);
         if !due || state.resolving || !peer.paths.iter().any(|p| matches!(p.host, Host::Name(_))) {
             return;
         }
         state.resolving = true;
         drop(state);
-        let (peer, timeout) = (Arc::clone(peer), self.0.settings.resolve_timeout);
+        let (peer, timeout) = (Arc::clone(peer), self.0.dialler.settings.resolve_timeout);
         tokio::spawn(async move {
             let mut addrs: Vec<SocketAddr> = Vec::new();
             let mut whole = true;
@@ -249,7 +285,7 @@ impl Peer {
 }
 
 /// Closes a connection that carried no flow for `idle`. Ends by itself when the pool or the connection is gone.
-async fn retire_when_idle(peer: std::sync::Weak<Peer>, connection: std::sync::Weak<Dialled>, idle: Duration) {
+async fn retire_when_idle(peer: Weak<Peer>, connection: Weak<Dialled>, idle: Duration) {
     let mut quiet = false;
     loop {
         tokio::time::sleep(idle / 2).await;
@@ -261,6 +297,36 @@ async fn retire_when_idle(peer: std::sync::Weak<Peer>, connection: std::sync::We
         } else {
             quiet = true;
         }
+    }
+}
+
+/// Makes before it breaks: dials anew when a connection's keys are as old as they may be, and only then lets go of the
+/// old one, which closes with its last flow. Ends by itself when the pool or the connection is gone.
+async fn replace_when_old(pool: Weak<Shared>, peer: Weak<Peer>, connection: Weak<Dialled>) {
+    let Some(after) = pool.upgrade().map(|pool| pool.dialler.settings.rekey_after) else { return };
+    tokio::time::sleep(after).await;
+    loop {
+        let (Some(pool), Some(peer), Some(old)) = (pool.upgrade(), peer.upgrade(), connection.upgrade())
+        else {
+            return;
+        };
+        if old.flows() == 0 {
+            return peer.forget(&old);
+        }
+        let pool = Pool(pool);
+        match Box::pin(pool.dial(&peer)).await {
+            Ok(new) => {
+                let new = Arc::new(new);
+                tracing::info!(peer = %peer.id, old = %old.session.id, new = %new.session.id, "new keys: new flows take a new session");
+                pool.keep(&peer, &new);
+                return peer.forget(&old);
+            }
+            Err(e) => {
+                tracing::warn!(peer = %peer.id, "new keys are due, and a new session cannot be had: {e}")
+            }
+        }
+        drop((pool, peer, old));
+        tokio::time::sleep(REKEY_RETRY).await;
     }
 }
 
@@ -294,5 +360,7 @@ impl From<ResolveError> for PoolError {
     }
 }
 
+/// Pause before a new session is tried for again when new keys are due.
+const REKEY_RETRY: Duration = Duration::from_secs(10);
 /// Connections tried for one flow before it is given up.
 const TRIES_MAX: u32 = 3;

@@ -50,10 +50,13 @@ struct Inner {
     reloads_failed: Counter,
     audit_entries: Counter,
     audit_dropped: Counter,
+    attested: Counter,
     flows_active: Gauge,
     sessions_active: Gauge,
     certificate_expiry: Gauge<u64, AtomicU64>,
     crl_expiry: Gauge<u64, AtomicU64>,
+    authority_heard: Gauge<u64, AtomicU64>,
+    authority_silence: Gauge<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -119,6 +122,7 @@ impl Metrics {
                 "audit_dropped",
                 "Audit entries dropped (`on_full = \"drop-allow\"`)",
             ),
+            attested: counter(&mut registry, "evidence_accepted", "Times that a peer's evidence was taken"),
             flows_active: gauge(&mut registry, "flows_active", "Flows alive"),
             sessions_active: gauge(&mut registry, "sessions_active", "Sessions with peers alive"),
             certificate_expiry: gauge(
@@ -130,6 +134,16 @@ impl Metrics {
                 &mut registry,
                 "crl_expiry_seconds",
                 "When the revocation list expires, in seconds since 1970; 0 when none is configured",
+            ),
+            authority_heard: gauge(
+                &mut registry,
+                "authority_heard_seconds",
+                "When the authority was heard last, in seconds since 1970; 0 when never, or when there is none",
+            ),
+            authority_silence: gauge(
+                &mut registry,
+                "authority_silence_seconds",
+                "Seconds since the authority was heard last, or since the start; 0 when there is none",
             ),
             registry,
         };
@@ -165,6 +179,11 @@ impl Metrics {
     /// A handshake with a peer came to its end; without a reason when it succeeded.
     pub fn handshake(&self, refusal: Option<Reason>) {
         self.0.handshakes.get(refusal).inc();
+    }
+
+    /// A peer's evidence was taken.
+    pub fn attested(&self) {
+        self.0.attested.inc();
     }
 
     /// A connection was refused before anyone was known.
@@ -203,6 +222,17 @@ impl Metrics {
     /// When the revocation list expires; none is configured without one.
     pub fn crl_expires(&self, at: Option<Timestamp>) {
         self.0.crl_expiry.set(at.map_or(0, Timestamp::as_secs));
+    }
+
+    /// The authority was heard.
+    pub fn authority_heard(&self, now: Timestamp) {
+        self.0.authority_heard.set(now.as_secs());
+        self.0.authority_silence.set(0);
+    }
+
+    /// The authority has not been heard for so long.
+    pub fn authority_silent(&self, silence: std::time::Duration) {
+        self.0.authority_silence.set(silence.as_secs());
     }
 
     /// OpenMetrics 1.0 text.
@@ -362,6 +392,8 @@ mod tests {
         metrics.sessions(1);
         metrics.certificate_expires(Timestamp::from_secs(1_700_000_000));
         metrics.crl_expires(Some(Timestamp::from_secs(1_600_000_000)));
+        metrics.authority_heard(Timestamp::from_secs(1_500_000_000));
+        metrics.authority_silent(std::time::Duration::from_secs(7));
         metrics.handshake(None);
         for (series, value) in [
             ("countersign_knocks_refused_total", "1"),
@@ -372,6 +404,8 @@ mod tests {
             ("countersign_sessions_active", "1"),
             ("countersign_certificate_expiry_seconds", "1700000000"),
             ("countersign_crl_expiry_seconds", "1600000000"),
+            ("countersign_authority_heard_seconds", "1500000000"),
+            ("countersign_authority_silence_seconds", "7"),
             ("countersign_handshakes_total{result=\"ok\"}", "1"),
             ("countersign_build_info{version=\"1.2.3\"}", "1"),
         ] {

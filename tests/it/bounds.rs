@@ -130,6 +130,44 @@ async fn as_many_flows_at_once_as_there_are_places_all_get_one() {
     }
 }
 
+/// Has so many apps ask at once, a hundred at a time; gives the flows that opened, and what the others heard.
+async fn crowd(proxy: SocketAddr, count: usize) -> (Vec<TcpStream>, Vec<(u16, String)>) {
+    let (mut open, mut refused, mut asking) = (Vec::new(), Vec::new(), JoinSet::new());
+    let mut left = count;
+    while left > 0 || !asking.is_empty() {
+        while left > 0 && asking.len() < 100 {
+            asking.spawn(through(proxy));
+            left -= 1;
+        }
+        match asking.join_next().await.unwrap().unwrap() {
+            (200, _, flow) => open.push(flow),
+            (status, head, _) => refused.push((status, head)),
+        }
+    }
+    (open, refused)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_thousand_flows_of_one_peer_open_or_are_refused_with_503_and_none_hangs() {
+    let orders = Service::echo().await;
+    let yard = Yard::new();
+    let (_server, door) = yard.server(&orders.addr.to_string(), "").await;
+    // The shipped limits, and half of what is asked for.
+    for (connections, streams, expected) in [(16, 1000, 2000), (2, 500, 1000)] {
+        let (web, proxy) = narrow(&yard, door, connections, streams).await;
+        let (mut open, refused) = crowd(proxy, 2000).await;
+        assert_eq!((open.len(), refused.len()), (expected, 2000 - expected));
+        for (status, head) in &refused {
+            assert_eq!(*status, 503, "{head}");
+            assert!(head.contains("reason=streams_exhausted"), "{head}");
+        }
+        for flow in open.iter_mut().step_by(17) {
+            echo(flow).await;
+        }
+        drop((open, web));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_cannot_be_written_lets_nothing_new_start_until_it_can() {
     let orders = Service::echo().await;

@@ -39,6 +39,45 @@ async fn a_half_close_of_the_app_reaches_the_service_and_the_answer_comes_back()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_wants_it_is_told_who_the_peer_is_before_the_peers_own_bytes() {
+    let (heard, mut hears) = mpsc::channel(1);
+    // The first to speak, and it must know to whom.
+    let orders = Service::start(move |mut s: TcpStream| {
+        let heard = heard.clone();
+        async move {
+            let mut header = vec![0; 16];
+            s.read_exact(&mut header).await.unwrap();
+            let len = u16::from_be_bytes([header[14], header[15]]);
+            header.resize(16 + usize::from(len), 0);
+            s.read_exact(&mut header[16..]).await.unwrap();
+            heard.send(header).await.unwrap();
+            s.write_all(b"hello").await.unwrap();
+            let mut word = [0; 5];
+            s.read_exact(&mut word).await.unwrap();
+            s.write_all(&word).await.unwrap();
+        }
+    })
+    .await;
+    let yard = Yard::new();
+    let (server, door) = yard.server(&orders.addr.to_string(), "pass = \"proxy-v2\"\n").await;
+    let mut flow = Client::connect(door, &yard.issue("web-1")).await.ask("orders:80").await.flow();
+    let mut hello = [0; 5];
+    within("the service's word", flow.read_exact(&mut hello)).await.unwrap();
+    echo(&mut flow).await;
+    let header = hears.recv().await.unwrap();
+    // PROXY, TCP over IPv4, from the client to the service.
+    assert_eq!(header[..14], *b"\r\n\r\n\0\r\nQUIT\n\x21\x11");
+    assert_eq!(header[16..24], [127, 0, 0, 1, 127, 0, 0, 1]);
+    assert_eq!(header[24..26], flow.get_ref().0.local_addr().unwrap().port().to_be_bytes());
+    assert_eq!(header[26..28], orders.addr.port().to_be_bytes());
+    let told = String::from_utf8_lossy(&header[28..]).into_owned();
+    let decision = server.wrote("open", "").await["decision"].as_str().unwrap().to_owned();
+    for part in ["orders", "spiffe://example.org/device/web-1", "web-1", "TLSv1.3", "AES", &decision] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_half_close_of_the_service_reaches_the_app_which_may_go_on_sending() {
     let (heard, mut hears) = mpsc::channel(1);
     let orders = Service::start(move |mut s: TcpStream| {

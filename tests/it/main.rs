@@ -11,9 +11,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attested;
 mod bounds;
 mod carried;
+mod distribution;
 mod doors;
 mod life;
+mod load;
 mod peers;
+mod recover;
 mod reload;
+mod renewal;

@@ -1,5 +1,11 @@
 //! Programs that nobody here wrote, unmodified, through two sidecars: `just test-peers`.
 
+mod evidence;
+mod hbone;
+mod http2;
+mod tls;
+mod told;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -61,6 +67,16 @@ permit(principal in Group::"web", action == Action::"connect", resource);
 /// Runs curl; every word is an argument.
 fn curl(args: &str) -> Output {
     Command::new("curl").args(["-sS", "--max-time", "30"]).args(args.split(' ')).output().unwrap()
+}
+
+/// Runs a script of `tests/peers` with the Python that `.ci/peers` furnished; gives the JSON it prints.
+fn python(script: &str, args: &[&str]) -> serde_json::Value {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(root.join("target/peers/bin/python"));
+    let done = command.arg(root.join("tests/peers").join(script)).args(args).output();
+    let done = done.expect("target/peers is not there: run .ci/peers");
+    assert!(done.status.success(), "{script} {args:?}: {done:?}");
+    serde_json::from_slice(&done.stdout).unwrap_or_else(|e| panic!("{script}: {e}: {done:?}"))
 }
 
 fn stdout(output: &Output) -> String {

@@ -22,6 +22,16 @@ pub struct Foreign {
 
 /// nginx with the files of its folder's `www`, and `hello` at `/`.
 pub fn nginx() -> Foreign {
+    nginx_with(|addr| {
+        format!(
+            "        listen {addr};\n        location = / {{ return 200 \"nginx says hello\\n\"; }}\n        \
+             location / {{ root www; }}\n"
+        )
+    })
+}
+
+/// nginx with these lines as its one server.
+fn nginx_with(server: impl Fn(SocketAddr) -> String) -> Foreign {
     let (dir, addr) = (tempfile::tempdir().unwrap(), free_addr());
     fs::create_dir(dir.path().join("www")).unwrap();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
@@ -31,12 +41,56 @@ pub fn nginx() -> Foreign {
     let user = if rustix::process::getuid().is_root() { "user root;\n" } else { "" };
     let config = format!(
         "{user}daemon off;\nworker_processes 1;\npid nginx.pid;\nerror_log nginx.log;\nevents {{}}\n\
-         http {{\n    access_log off;\n    sendfile on;\n{temporary}    server {{\n        listen {addr};\n        \
-         location = / {{ return 200 \"nginx says hello\\n\"; }}\n        location / {{ root www; }}\n    }}\n}}\n"
+         http {{\n    access_log off;\n    sendfile on;\n{temporary}    server {{\n{}    }}\n}}\n",
+        server(addr)
     );
     fs::write(dir.path().join("nginx.conf"), config).unwrap();
     let mut command = Command::new("nginx");
     command.arg("-p").arg(dir.path()).args(["-c", "nginx.conf", "-e", "nginx.log"]);
+    Foreign::start(command, addr, dir)
+}
+
+/// nginx that wants a PROXY header and says whom it sees.
+pub fn nginx_told() -> Foreign {
+    nginx_with(|addr| {
+        format!(
+            "        listen {addr} proxy_protocol;\n        \
+             location / {{ return 200 \"$proxy_protocol_addr $proxy_protocol_port\\n\"; }}\n"
+        )
+    })
+}
+
+/// HAProxy that wants a PROXY header and says what it was told.
+pub fn haproxy_told() -> Foreign {
+    let (dir, addr) = (tempfile::tempdir().unwrap(), free_addr());
+    let config = format!(
+        "global\n    maxconn 100\ndefaults\n    mode http\n    timeout client 10s\n    timeout server 10s\n    \
+         timeout connect 10s\nfrontend told\n    bind {addr} accept-proxy\n    http-request return status 200 \
+         content-type text/plain lf-string \"%[src] %[src_port] %[dst] %[dst_port] %[fc_pp_authority] \
+         %[fc_pp_unique_id]\\n\"\n"
+    );
+    fs::write(dir.path().join("haproxy.cfg"), config).unwrap();
+    let mut command = Command::new("haproxy");
+    command.current_dir(dir.path()).args(["-db", "-f", "haproxy.cfg"]);
+    Foreign::start(command, addr, dir)
+}
+
+/// An echo service in a process of its own: it has its own descriptors.
+pub fn echo_apart() -> Foreign {
+    let (dir, addr) = (tempfile::tempdir().unwrap(), free_addr());
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/python"));
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/peers/echo.py"));
+    command.arg(addr.ip().to_string()).arg(addr.port().to_string());
+    Foreign::start(command, addr, dir)
+}
+
+/// Envoy with this configuration, one of whose listeners is at `addr`; from PyPI, where `.ci/peers` put it.
+pub fn envoy(config: &str, addr: SocketAddr) -> Foreign {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("envoy.yaml"), config).unwrap();
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/bin/envoy"));
+    command.current_dir(dir.path()).args(["-c", "envoy.yaml", "-l", "error", "--concurrency", "1"]);
+    command.arg("--disable-hot-restart");
     Foreign::start(command, addr, dir)
 }
 

@@ -1,12 +1,18 @@
 //! What every story stands on: a CA and devices in a temporary folder, real sidecars, services and clients.
 
 mod client;
+mod enrolled;
+mod evidence;
 mod foreign;
+mod joined;
 mod service;
 mod sidecar;
 
-pub use client::{Client, H2Client};
-pub use foreign::{Foreign, nginx, postgres};
+pub use client::{Client, Credentials, H2Client};
+pub use enrolled::{enrol, enrol_as, machine, on_machine};
+pub use evidence::{Key, claims};
+pub use foreign::{Foreign, echo_apart, envoy, haproxy_told, nginx, nginx_told, postgres};
+pub use joined::Fleet;
 pub use service::Service;
 pub use sidecar::{Sidecar, Yard, binary, free_addr};
 

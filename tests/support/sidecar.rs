@@ -53,6 +53,12 @@ impl Yard {
             }
         };
         identity::install(&certs, &issued).unwrap();
+        self.credentials(name)
+    }
+
+    /// Where the files of a device lie that has them already.
+    pub fn credentials(&self, name: &str) -> Credentials {
+        let certs = self.path().join(name).join("certs");
         Credentials {
             leaf: certs.join("leaf.pem"),
             key: certs.join("leaf.key"),
@@ -171,6 +177,13 @@ impl Sidecar {
         let ours = getrlimit(Resource::Nofile);
         let new = Rlimit { current: Some(most), maximum: ours.maximum };
         prlimit(pid, Resource::Nofile, new).unwrap().current.unwrap_or(u64::MAX)
+    }
+
+    /// Its resident memory.
+    pub fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Waits for its end.

@@ -1,8 +1,10 @@
 //! The device's side: dial the authority, prove the token, check and save what comes, acknowledge it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -11,9 +13,9 @@ use tokio_rustls::client::TlsStream;
 use super::EXPORTER_LABEL;
 use super::door::write_frame;
 use super::message::{ALPN_JOIN, AskMessage, Facts, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError};
-use crate::identity::authority::Token;
-use crate::identity::{self, CRL_FILE_MAX, EnrolError, Enrolment, Gift, Joined};
-use crate::model::{Reason, Timestamp};
+use crate::identity::authority::{RECOVER_CHAIN_MAX, RecoverAsk, Token, recover_message};
+use crate::identity::{self, CRL_FILE_MAX, EnrolError, Enrolment, Gift, Joined, LeafSigner};
+use crate::model::{Reason, Sign, SpiffeId, Timestamp};
 use crate::net::{self, SocketOptions};
 
 /// How it went.
@@ -39,7 +41,8 @@ pub async fn join(
     facts: &Facts,
     save: &mut (dyn FnMut(&Joined, &str) -> Result<(), String> + Send),
 ) -> Result<JoinOutcome, JoinError> {
-    let mut wire = Wire::dial(addr, token).await?;
+    let config = identity::joining_client(token, ALPN_JOIN);
+    let mut wire = Wire::dial(addr, config).await?;
     let ask = AskMessage {
         token: token.id(),
         authority: token.authority.clone(),
@@ -49,22 +52,38 @@ pub async fn join(
         proof: token.key().prove(&wire.exporter, enrolment.csr()),
         facts: facts.clone(),
     };
-    let (chain_pem, bundle_pem, record, crl_len) = match wire.ask(&JoinRequest::Ask(Box::new(ask))).await? {
-        JoinReply::Granted { chain_pem, bundle_pem, record, crl_len } => {
-            (chain_pem, bundle_pem, record, crl_len)
-        }
-        JoinReply::Pending(after) => return Ok(JoinOutcome::Pending(after)),
-        other => return Err(unexpected(other)),
-    };
-    let crl_pem = wire.lists(crl_len).await?;
-    let gift = Gift { chain_pem, bundle_pem, crl_pem, record };
-    let joined = enrolment.check(&gift, Timestamp::now())?;
-    save(&joined, &gift.record).map_err(JoinError::Save)?;
-    let signature = enrolment.acknowledge(&wire.exporter, &joined.leaf_der)?;
-    match wire.ask(&JoinRequest::Ack(signature)).await? {
-        JoinReply::Done => Ok(JoinOutcome::Joined(Box::new(joined))),
-        other => Err(unexpected(other)),
+    let granted = wire.ask(&JoinRequest::Ask(Box::new(ask))).await?;
+    if let JoinReply::Pending(after) = granted {
+        return Ok(JoinOutcome::Pending(after));
     }
+    wire.take(granted, enrolment, save).await.map(JoinOutcome::Joined)
+}
+
+/// Asks the authority at `addr` once for the next certificate of a device whose last one, `leaf`, has expired.
+///
+/// `enrolment` is that of [`Enrolment::renew`], `record` the device's own. Safe to repeat, as [`join`].
+///
+/// # Errors
+/// [`JoinError`] when the authority is not who it must be, refused, or gave something that is wrong.
+pub async fn recover(
+    addr: SocketAddr,
+    authority: &SpiffeId,
+    leaf: &LeafSigner,
+    enrolment: &Enrolment,
+    record: &str,
+    save: &mut (dyn FnMut(&Joined, &str) -> Result<(), String> + Send),
+) -> Result<Box<Joined>, JoinError> {
+    let config = identity::recovering_client(leaf, authority, ALPN_JOIN);
+    let mut wire = Wire::dial(addr, config).await?;
+    let message = recover_message(&wire.exporter, enrolment.csr());
+    let ask = RecoverAsk {
+        chain: leaf.chain().iter().take(RECOVER_CHAIN_MAX).map(|der| der.to_vec()).collect(),
+        csr: enrolment.csr().to_vec(),
+        signature: leaf.sign(&message).map_err(|e| JoinError::Protocol(e.to_string()))?,
+        record: record.to_owned(),
+    };
+    let granted = wire.ask(&JoinRequest::Recover(Box::new(ask))).await?;
+    wire.take(granted, enrolment, save).await
 }
 
 fn unexpected(reply: JoinReply) -> JoinError {
@@ -81,13 +100,15 @@ struct Wire {
 }
 
 impl Wire {
-    async fn dial(addr: SocketAddr, token: &Token) -> Result<Self, JoinError> {
+    async fn dial(
+        addr: SocketAddr,
+        config: Result<Arc<ClientConfig>, rustls::Error>,
+    ) -> Result<Self, JoinError> {
         let fail = |reason, detail: String| JoinError::Dial { addr, reason, detail };
         let tcp = net::connect(addr, SocketOptions::default(), CONNECT_TIMEOUT)
             .await
             .map_err(|e| fail(Reason::ConnectFailed, e.to_string()))?;
-        let config =
-            identity::joining_client(token, ALPN_JOIN).map_err(|e| fail(Reason::TlsFailed, e.to_string()))?;
+        let config = config.map_err(|e| fail(Reason::TlsFailed, e.to_string()))?;
         let shaken = TlsConnector::from(config).connect(identity::server_name(), tcp);
         let tls = tokio::time::timeout(ANSWER_TIMEOUT, shaken)
             .await
@@ -102,6 +123,27 @@ impl Wire {
             .export_keying_material(&mut exporter, EXPORTER_LABEL, None)
             .map_err(|e| fail(Reason::TlsFailed, e.to_string()))?;
         Ok(Self { tls, exporter })
+    }
+
+    /// Fetches what belongs to a grant, checks all of it, has it saved, and acknowledges it.
+    async fn take(
+        &mut self,
+        granted: JoinReply,
+        enrolment: &Enrolment,
+        save: &mut (dyn FnMut(&Joined, &str) -> Result<(), String> + Send),
+    ) -> Result<Box<Joined>, JoinError> {
+        let JoinReply::Granted { chain_pem, bundle_pem, record, crl_len } = granted else {
+            return Err(unexpected(granted));
+        };
+        let crl_pem = self.lists(crl_len).await?;
+        let gift = Gift { chain_pem, bundle_pem, crl_pem, record };
+        let joined = enrolment.check(&gift, Timestamp::now())?;
+        save(&joined, &gift.record).map_err(JoinError::Save)?;
+        let signature = enrolment.acknowledge(&self.exporter, &joined.leaf_der)?;
+        match self.ask(&JoinRequest::Ack(signature)).await? {
+            JoinReply::Done => Ok(Box::new(joined)),
+            other => Err(unexpected(other)),
+        }
     }
 
     /// Sends one message and reads its answer.

@@ -16,7 +16,7 @@ use super::EXPORTER_LABEL;
 use super::message::{ALPN_JOIN, AskMessage, Facts, JoinReply, JoinRequest, MESSAGE_LEN_MAX, MessageError};
 use crate::channel::listen::Keeper;
 use crate::identity;
-use crate::identity::authority::{Admitted, Ask, Granted};
+use crate::identity::authority::{Admitted, Ask, Granted, RecoverAsk};
 use crate::model::{Reason, Refusal};
 use crate::net::BoxFuture;
 
@@ -24,6 +24,14 @@ use crate::net::BoxFuture;
 pub trait Clerk: Send + Sync + 'static {
     /// Judges what a device asks.
     fn ask(&self, ask: Ask, facts: Facts) -> BoxFuture<Result<Admitted, Refusal>>;
+
+    /// Judges a device whose certificate has expired; `exporter` is that of its connection.
+    fn recover(
+        &self,
+        ask: RecoverAsk,
+        exporter: [u8; 32],
+        source: SocketAddr,
+    ) -> BoxFuture<Result<Granted, Refusal>>;
 
     /// Takes the acknowledgement of what was granted on the same connection.
     fn acknowledge(
@@ -135,28 +143,19 @@ struct Broken {
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Talk<'_, S> {
     async fn hold(self) -> Result<(), Broken> {
-        let JoinRequest::Ask(ask) = receive(self.io).await? else {
-            return Err(Broken {
-                reason: Reason::JoinMalformed,
-                detail: "the first message is no Ask".into(),
-            });
-        };
-        let AskMessage { token, authority, root_spki_sha256, name, csr, proof, facts } = *ask;
         let (exporter, source) = (self.exporter, self.source);
-        let summary = format!("profile `{}`, {} components", facts.profile, facts.baseline.len());
-        let source_text = source.ip().to_string();
-        let ask = Ask {
-            token,
-            authority,
-            root_spki_sha256,
-            name,
-            csr,
-            proof,
-            exporter,
-            source: source_text,
-            summary,
+        let granted = match receive(self.io).await? {
+            JoinRequest::Ask(ask) => self.door.clerk.ask_of(*ask, exporter, source).await,
+            JoinRequest::Recover(ask) => {
+                let granted = self.door.clerk.recover(*ask, exporter, source).await;
+                granted.map(|granted| Admitted::Granted(Box::new(granted)))
+            }
+            JoinRequest::More(_) | JoinRequest::Ack(_) => {
+                let detail = "the first message is neither Ask nor Recover".into();
+                return Err(Broken { reason: Reason::JoinMalformed, detail });
+            }
         };
-        let granted = match self.door.clerk.ask(ask, facts).await {
+        let granted = match granted {
             Ok(Admitted::Granted(granted)) => granted,
             Ok(Admitted::Pending { .. }) => return send(self.io, &JoinReply::Pending(RETRY_AFTER)).await,
             Err(refusal) => return refuse(self.io, refusal.reason, refusal.id.to_string()).await,
@@ -183,12 +182,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Talk<'_, S> {
                         Err(refusal) => refuse(self.io, refusal.reason, refusal.id.to_string()).await,
                     };
                 }
-                JoinRequest::Ask(_) => {
-                    let detail = "a second Ask on one connection".into();
+                JoinRequest::Ask(_) | JoinRequest::Recover(_) => {
+                    let detail = "a second Ask or Recover on one connection".into();
                     return Err(Broken { reason: Reason::JoinMalformed, detail });
                 }
             }
         }
+    }
+}
+
+impl dyn Clerk {
+    async fn ask_of(
+        &self,
+        ask: AskMessage,
+        exporter: [u8; 32],
+        source: SocketAddr,
+    ) -> Result<Admitted, Refusal> {
+        let AskMessage { token, authority, root_spki_sha256, name, csr, proof, facts } = ask;
+        let summary = format!("profile `{}`, {} components", facts.profile, facts.baseline.len());
+        let source = source.ip().to_string();
+        let ask = Ask { token, authority, root_spki_sha256, name, csr, proof, exporter, source, summary };
+        self.ask(ask, facts).await
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use ciborium::Value;
 
-use crate::identity::authority::{CSR_LEN_MAX, TokenId};
+use crate::device::RECORD_LEN_MAX;
+use crate::identity::LEAF_LEN_MAX;
+use crate::identity::authority::{CSR_LEN_MAX, RECOVER_CHAIN_MAX, RecoverAsk, TokenId};
 use crate::model::{DeviceName, SpiffeId};
 
 /// What a device sends.
@@ -17,6 +19,8 @@ pub enum JoinRequest {
     More(u32),
     /// The certificate came; signed with its key.
     Ack(Vec<u8>),
+    /// The first message of a device whose certificate has expired: may I have the next one?
+    Recover(Box<RecoverAsk>),
 }
 
 /// The first message.
@@ -96,6 +100,13 @@ impl JoinRequest {
             ]),
             Self::More(offset) => map([(0, Value::from(MORE)), (1, Value::from(*offset))]),
             Self::Ack(signature) => map([(0, Value::from(ACK)), (1, bytes(signature))]),
+            Self::Recover(ask) => map([
+                (0, Value::from(RECOVER)),
+                (1, Value::Array(ask.chain.iter().map(|der| bytes(der)).collect())),
+                (2, bytes(&ask.csr)),
+                (3, bytes(&ask.signature)),
+                (4, Value::from(ask.record.as_str())),
+            ]),
         }
     }
 
@@ -117,6 +128,12 @@ impl JoinRequest {
             })),
             MORE => Self::More(u32::try_from(fields.uint(1)?).map_err(|_| MessageError::Field(1))?),
             ACK => Self::Ack(fields.bytes(1, SIGNATURE_LEN_MAX)?),
+            RECOVER => Self::Recover(Box::new(RecoverAsk {
+                chain: fields.chain(1)?,
+                csr: fields.bytes(2, CSR_LEN_MAX)?,
+                signature: fields.bytes(3, SIGNATURE_LEN_MAX)?,
+                record: fields.text(4, RECORD_LEN_MAX)?,
+            })),
             _ => return Err(MessageError::Field(0)),
         };
         fields.finish()?;
@@ -175,7 +192,7 @@ impl JoinReply {
     }
 }
 
-fn map<const N: usize>(fields: [(u8, Value); N]) -> Vec<u8> {
+pub(in crate::channel) fn map<const N: usize>(fields: [(u8, Value); N]) -> Vec<u8> {
     let fields = fields.into_iter().map(|(key, value)| (Value::from(key), value)).collect();
     let mut out = Vec::new();
     // A `Vec` takes everything; a message cut short would be refused at the other end.
@@ -183,7 +200,7 @@ fn map<const N: usize>(fields: [(u8, Value); N]) -> Vec<u8> {
     out
 }
 
-fn bytes(bytes: &[u8]) -> Value {
+pub(in crate::channel) fn bytes(bytes: &[u8]) -> Value {
     Value::Bytes(bytes.to_vec())
 }
 
@@ -192,10 +209,10 @@ fn component((name, values): (&String, &Vec<[u8; 32]>)) -> (Value, Value) {
 }
 
 /// The fields of one message that were not taken yet.
-struct Fields(Vec<(u64, Value)>);
+pub(in crate::channel) struct Fields(Vec<(u64, Value)>);
 
 impl Fields {
-    fn read(data: &[u8]) -> Result<Self, MessageError> {
+    pub(in crate::channel) fn read(data: &[u8]) -> Result<Self, MessageError> {
         if data.len() > MESSAGE_LEN_MAX {
             return Err(MessageError::Length { len: data.len() });
         }
@@ -223,23 +240,27 @@ impl Fields {
         Ok(self.0.swap_remove(at).1)
     }
 
-    fn uint(&mut self, key: u64) -> Result<u64, MessageError> {
+    pub(in crate::channel) fn uint(&mut self, key: u64) -> Result<u64, MessageError> {
         let fail = MessageError::Field(key);
         u64::try_from(self.take(key)?.into_integer().map_err(|_| fail.clone())?).map_err(|_| fail)
     }
 
-    fn bytes(&mut self, key: u64, len_max: usize) -> Result<Vec<u8>, MessageError> {
+    pub(in crate::channel) fn bytes(&mut self, key: u64, len_max: usize) -> Result<Vec<u8>, MessageError> {
         let bytes = self.take(key)?.into_bytes().map_err(|_| MessageError::Field(key))?;
         if bytes.len() > len_max { Err(MessageError::Field(key)) } else { Ok(bytes) }
     }
 
-    fn digest<const N: usize>(&mut self, key: u64) -> Result<[u8; N], MessageError> {
+    pub(in crate::channel) fn digest<const N: usize>(&mut self, key: u64) -> Result<[u8; N], MessageError> {
         self.bytes(key, N)?.try_into().map_err(|_| MessageError::Field(key))
     }
 
-    fn text(&mut self, key: u64, len_max: usize) -> Result<String, MessageError> {
+    pub(in crate::channel) fn text(&mut self, key: u64, len_max: usize) -> Result<String, MessageError> {
         let text = self.take(key)?.into_text().map_err(|_| MessageError::Field(key))?;
         if text.len() > len_max { Err(MessageError::Field(key)) } else { Ok(text) }
+    }
+
+    pub(in crate::channel) fn array(&mut self, key: u64) -> Result<Vec<Value>, MessageError> {
+        self.take(key)?.into_array().map_err(|_| MessageError::Field(key))
     }
 
     fn baseline(&mut self, key: u64) -> Result<Baseline, MessageError> {
@@ -263,7 +284,17 @@ impl Fields {
         Ok(baseline)
     }
 
-    fn finish(self) -> Result<(), MessageError> {
+    fn chain(&mut self, key: u64) -> Result<Vec<Vec<u8>>, MessageError> {
+        let fail = || MessageError::Field(key);
+        let chain = self.take(key)?.into_array().map_err(|_| fail())?;
+        if chain.is_empty() || chain.len() > RECOVER_CHAIN_MAX {
+            return Err(fail());
+        }
+        let certificate = |v: Value| v.into_bytes().ok().filter(|b| b.len() <= LEAF_LEN_MAX).ok_or_else(fail);
+        chain.into_iter().map(certificate).collect()
+    }
+
+    pub(in crate::channel) fn finish(self) -> Result<(), MessageError> {
         match self.0.first() {
             Some((key, _)) => Err(MessageError::Unknown(*key)),
             None => Ok(()),
@@ -314,6 +345,7 @@ const DEPTH_MAX: usize = 8;
 const ASK: u64 = 1;
 const MORE: u64 = 2;
 const ACK: u64 = 3;
+const RECOVER: u64 = 4;
 const GRANTED: u64 = 1;
 const PART: u64 = 2;
 const PENDING: u64 = 3;
@@ -339,15 +371,27 @@ mod tests {
         }
     }
 
+    fn recovery() -> RecoverAsk {
+        RecoverAsk {
+            chain: vec![vec![1; 500]; 2],
+            csr: vec![2; 300],
+            signature: vec![3; 72],
+            record: "r".into(),
+        }
+    }
+
     fn refused(request: &JoinRequest) -> MessageError {
         JoinRequest::decode(&request.encode()).unwrap_err()
     }
 
     #[test]
     fn messages_read_back_as_they_were() {
-        for request in
-            [JoinRequest::Ask(Box::new(ask())), JoinRequest::More(7), JoinRequest::Ack(vec![1; 72])]
-        {
+        for request in [
+            JoinRequest::Ask(Box::new(ask())),
+            JoinRequest::More(7),
+            JoinRequest::Ack(vec![1; 72]),
+            JoinRequest::Recover(Box::new(recovery())),
+        ] {
             assert_eq!(JoinRequest::decode(&request.encode()), Ok(request));
         }
         let granted = JoinReply::Granted {
@@ -416,6 +460,23 @@ mod tests {
             assert_eq!(refused(&with(&|a| a.facts.baseline = baseline.clone())), MessageError::Field(8));
         }
         assert_eq!(refused(&JoinRequest::Ack(vec![0; SIGNATURE_LEN_MAX + 1])), MessageError::Field(1));
+        let with = |change: &dyn Fn(&mut RecoverAsk)| {
+            let mut ask = recovery();
+            change(&mut ask);
+            JoinRequest::Recover(Box::new(ask))
+        };
+        assert!(
+            JoinRequest::decode(&with(&|a| a.chain = vec![vec![0; 1]; RECOVER_CHAIN_MAX]).encode()).is_ok()
+        );
+        assert_eq!(
+            refused(&with(&|a| a.chain = vec![vec![0; 1]; RECOVER_CHAIN_MAX + 1])),
+            MessageError::Field(1)
+        );
+        assert_eq!(refused(&with(&|a| a.chain = vec![])), MessageError::Field(1));
+        assert_eq!(refused(&with(&|a| a.chain = vec![vec![0; LEAF_LEN_MAX + 1]])), MessageError::Field(1));
+        assert_eq!(refused(&with(&|a| a.csr = vec![0; CSR_LEN_MAX + 1])), MessageError::Field(2));
+        assert_eq!(refused(&with(&|a| a.signature = vec![0; SIGNATURE_LEN_MAX + 1])), MessageError::Field(3));
+        assert_eq!(refused(&with(&|a| a.record = "r".repeat(RECORD_LEN_MAX + 1))), MessageError::Field(4));
         let long = JoinReply::Part(vec![0; MESSAGE_LEN_MAX]).encode();
         assert_eq!(JoinReply::decode(&long), Err(MessageError::Length { len: long.len() }));
         let late = JoinReply::Pending(Duration::from_secs(RETRY_AFTER_MAX + 1)).encode();

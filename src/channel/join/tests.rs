@@ -18,6 +18,7 @@ use crate::channel::{self, Arrival, Keeper, PeersDoor, Sessions};
 use crate::identity::authority::{
     self, Admitted, Approval, Ask, Granted, InviteRequest, JoinRefused, Settings, Token,
 };
+use crate::identity::testing::Book;
 use crate::identity::testing::{HOUR, World, id, nameless_client, raw_client};
 use crate::identity::{self, Enrolment, Joined};
 use crate::model::{DecisionId, Reason, Refusal, SpiffeId, Tier, Timestamp};
@@ -44,6 +45,7 @@ fn settings() -> channel::Settings {
         ping_interval: seconds(10),
         ping_timeout: seconds(20),
         idle_timeout: seconds(90),
+        rekey_after: seconds(3600),
         resolve_interval: seconds(5),
         resolve_timeout: seconds(5),
     }
@@ -69,6 +71,16 @@ impl Keeper for Ear {
         *self.arrived.lock().unwrap() += 1;
         drop(arrival);
     }
+
+    fn errand(
+        &self,
+        _: Arc<crate::channel::Session>,
+        _: &str,
+        _: Result<bytes::Bytes, Reason>,
+    ) -> BoxFuture<Result<bytes::Bytes, Refusal>> {
+        let id = DecisionId::new(Timestamp::now(), [0; 10]);
+        Box::pin(std::future::ready(Err(Refusal::new(id, Reason::ErrandUnknown))))
+    }
 }
 
 /// The clerk of tests: the CA alone, nothing written down.
@@ -79,13 +91,17 @@ struct Desk {
     gate: Option<Arc<tokio::sync::Semaphore>>,
 }
 
+fn record() -> authority::Recorded {
+    authority::Recorded { text: "record".into(), version: 1, baseline_sha256: [0; 32] }
+}
+
 fn refusal(refused: JoinRefused) -> Refusal {
     Refusal::new(DecisionId::new(Timestamp::now(), [0; 10]), refused.reason).detail(refused.detail)
 }
 
 impl Clerk for Desk {
     fn ask(&self, ask: Ask, _: Facts) -> BoxFuture<Result<Admitted, Refusal>> {
-        let recorder = |_: &authority::Recordable, _: &dyn crate::model::Sign| Ok("record".into());
+        let recorder = |_: &authority::Recordable, _: &dyn crate::model::Sign| Ok(record());
         let admitted = authority::admit(&self.settings, &self.own, &ask, &recorder, Timestamp::now());
         let gate = self.gate.clone();
         Box::pin(async move {
@@ -94,6 +110,17 @@ impl Clerk for Desk {
             }
             admitted.map_err(refusal)
         })
+    }
+
+    fn recover(
+        &self,
+        ask: authority::RecoverAsk,
+        exporter: [u8; 32],
+        _: SocketAddr,
+    ) -> BoxFuture<Result<Granted, Refusal>> {
+        let now = Timestamp::now();
+        let given = authority::recover(&self.settings, &self.own, &ask, &exporter, &Book::default(), now);
+        Box::pin(async move { given.map_err(refusal) })
     }
 
     fn acknowledge(
@@ -128,13 +155,16 @@ impl Scene {
                 leaf_ttl: HOUR,
                 crl_ttl: HOUR,
                 record_ttl: HOUR,
+                recover_grace: authority::RECOVER_GRACE_DEFAULT,
             };
-            let root = authority::root(&world.ca(), world.now).unwrap();
-            let config = identity.joining_server(root, ALPN_JOIN).unwrap();
+            let roots = authority::roots(&world.ca(), world.now).unwrap();
+            let config = identity.joining_server(roots, ALPN_JOIN).unwrap();
             JoinDoor::new(config, Arc::new(Desk { settings, own: id("authority"), gate }))
         });
+        let attester = crate::channel::attest::tests::plain_attester(&identity, world.dir.path());
         let door = PeersDoor {
             identity,
+            attester,
             settings: settings(),
             sessions: Sessions::default(),
             keeper: ear.clone(),

@@ -1,9 +1,10 @@
-//! `countersign demo`: two real sidecars, honest traffic, and intruders that are stopped.
+//! `countersign demo`: real sidecars, an authority, honest traffic, and intruders that are stopped.
 
 mod intruder;
 mod scenes;
 mod service;
 mod stage;
+mod thief;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -66,7 +67,9 @@ async fn play(args: &DemoArgs) -> Result<bool, String> {
 
 async fn play_in(dir: &Path, args: &DemoArgs) -> Result<bool, String> {
     if !args.json {
-        say("Two sidecars, web-1 and server-1, and the service `orders` behind server-1.");
+        say(
+            "An authority, two sidecars that joined at it, web-1 and server-1, and the service `orders` behind server-1.",
+        );
         say(&format!("Set-up: {}\n", dir.display()));
     }
     let since = Instant::now();
@@ -74,6 +77,7 @@ async fn play_in(dir: &Path, args: &DemoArgs) -> Result<bool, String> {
     let reports = scenes::all(&mut stage, |report| tell(report, args.json)).await;
     stage.web.stop().await?;
     stage.server.stop().await?;
+    stage.authority.stop().await?;
     let passed = reports.iter().filter(|r| r.pass).count();
     if !args.json {
         let (all, took) = (reports.len(), since.elapsed().as_secs_f32());

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use super::Report;
 use super::intruder::{Outcome, ask, connect_from};
 use super::stage::{self, Stage};
+use super::thief::Line;
+use crate::device::Message;
 use crate::identity::authority;
 use crate::model::Timestamp;
 
@@ -68,6 +70,14 @@ pub(super) async fn all(stage: &mut Stage, tell: impl Fn(&Report)) -> Vec<Report
     );
     scene!("policy edited while a flow lives", "cut within 1 s: policy_withdrawn", policy_edited(stage));
     scene!("certificate revoked while a flow lives", "cut within 5 s: certificate_revoked", revoked(stage));
+    scene!("stolen files on another device", "refused: device_quarantined", stolen(stage));
+    scene!("the same thief sends no evidence", "403: evidence_missing", no_evidence(stage));
+    scene!("evidence of an earlier session", "403: evidence_binding", replayed(stage));
+    scene!("evidence relayed by a man in the middle", "403: evidence_binding", relayed(stage));
+    scene!("evidence reflected to its maker", "403: evidence_binding", reflected(stage));
+    scene!("joining token used a second time", "refused: join_token_spent", token_again(stage));
+    scene!("device record of an older version", "403: record_rolled_back", rolled_back(stage));
+    scene!("lease that nobody renews", "cut within 5 s of its end: lease_expired", lease_over(stage));
     scene!("handshake flood from one source", "flood refused, honest peer served", flood(stage));
     scene!("one byte of the audit log flipped", "verify names the entry", byte_flipped(stage));
     scene!("newest audit entries cut off", "the sidecar refuses to start", entries_cut(stage));
@@ -109,13 +119,13 @@ async fn shut_out(stage: &Stage, credentials: Option<&str>, reason: &str) -> Sce
 }
 
 async fn not_allowed(stage: &Stage) -> Scene {
-    let outcome = ask(stage.door, Some(&stage.credentials("web-1")), "ledger:80").await;
+    let outcome = ask(stage.door, Some(&stage.credentials("counter-1")), "ledger:80").await;
     refused_with(outcome, 403, "policy_denied", true)
 }
 
 async fn no_service(stage: &Stage) -> Scene {
     let target = stage.canary.addr.to_string();
-    let outcome = ask(stage.door, Some(&stage.credentials("web-1")), &target).await;
+    let outcome = ask(stage.door, Some(&stage.credentials("counter-1")), &target).await;
     refused_with(outcome, 403, "service_unknown", stage.canary.visitors() == 0)
 }
 
@@ -160,6 +170,121 @@ async fn revoked(stage: &Stage) -> Scene {
     Ok(Seen { got: cut_words(cut), reason, pass })
 }
 
+/// A sidecar with all of web-1's files, on another machine.
+async fn stolen(stage: &Stage) -> Scene {
+    let before = entries(&stage.server.audit()).len();
+    let (web, thief) = (&stage.web.dir, stage.dir.join("intruders/thief"));
+    for part in ["certs", "policies"] {
+        copy_dir(&web.join(part), &thief.join(part))?;
+    }
+    let config = fs::read_to_string(web.join("countersign.toml")).map_err(|e| e.to_string())?;
+    let app = stage::free_port()?;
+    let elsewhere = config
+        .replace("machines/web-1", "machines/elsewhere")
+        .replace(&format!("listen = \"{}\"", stage.app), &format!("listen = \"{app}\""));
+    let (config, _admin) = elsewhere.split_once("[admin]").ok_or("no `[admin]`")?;
+    stage::write(&thief.join("countersign.toml"), config)?;
+    let visitors = stage.orders.visitors();
+    let mut sidecar = stage::Sidecar::start(&thief).await?;
+    let mut flow = TcpStream::connect(app).await.map_err(|e| e.to_string())?;
+    let cut = until_broken(&mut flow, PATIENCE).await;
+    sidecar.stop().await?;
+    let reason = denial(stage, before, "device_quarantined").await;
+    let kept_out = cut.is_some() && stage.orders.visitors() == visitors;
+    let got = if kept_out { "its sidecar reaches nothing" } else { "let in" };
+    Ok(Seen { got: got.into(), pass: kept_out && reason == "device_quarantined", reason })
+}
+
+/// The same files without a sidecar.
+async fn no_evidence(stage: &Stage) -> Scene {
+    let outcome = ask(stage.door, Some(&stage.credentials("web-1")), "orders:80").await;
+    refused_with(outcome, 403, "evidence_missing", true)
+}
+
+/// What came of evidence that must not be taken: refused, and no flow is opened on that session either.
+async fn must_fail(line: &Line, message: &Message, expected: &str) -> Scene {
+    let no = match line.prove(message).await? {
+        Ok(_) => return Ok(Seen { got: "taken".into(), reason: String::new(), pass: false }),
+        Err(no) => no,
+    };
+    let flow = line.connect("orders:80").await;
+    let shut = !matches!(flow, Ok(Ok(_)));
+    let got = format!("refused with {}{}", no.status, if shut { "" } else { ", but a flow was opened" });
+    Ok(Seen { got, pass: shut && no.status == 403 && no.reason == expected, reason: no.reason })
+}
+
+async fn replayed(stage: &Stage) -> Scene {
+    let tablet = stage.device("tablet-1");
+    let first = tablet.dial(stage.door, "server-1").await?;
+    let message = tablet.evidence(&first, None)?;
+    let taken = first.speak().await?.prove(&message).await?;
+    taken.map_err(|no| format!("the first time it was refused: {}", no.reason))?;
+    let second = tablet.dial(stage.door, "server-1").await?.speak().await?;
+    must_fail(&second, &message, "evidence_binding").await
+}
+
+async fn relayed(stage: &Stage) -> Scene {
+    let (tablet, mallory) = (stage.device("tablet-1"), stage.intruder("counter-1"));
+    // The tablet believes to speak with a service of counter-1, which passes on what it hears.
+    let overheard = tablet.evidence(&mallory.lure(&tablet, "counter-1").await?, None)?;
+    let onward = mallory.dial(stage.door, "server-1").await?.speak().await?;
+    must_fail(&onward, &overheard, "evidence_binding").await
+}
+
+async fn reflected(stage: &Stage) -> Scene {
+    let tablet = stage.device("tablet-1");
+    let wire = tablet.dial(stage.door, "server-1").await?;
+    let message = tablet.evidence(&wire, None)?;
+    let line = wire.speak().await?;
+    let answer = line.prove(&message).await?.map_err(|no| format!("its own was refused: {}", no.reason))?;
+    let mirrored = Message { evidence: answer.message.evidence, record: answer.message.record, ..message };
+    must_fail(&line, &mirrored, "evidence_binding").await
+}
+
+/// The token that web-1 joined with, used again with another key.
+async fn token_again(stage: &Stage) -> Scene {
+    let token = stage.dir.join("tokens/web-1.token");
+    let out = stage.dir.join("intruders/joiner");
+    let joined = stage::join(&stage.dir, "elsewhere", &token, &out).await?;
+    let reason = reason_of(&stage.authority.audit(), 0, "deny", "join_token_spent").await;
+    let kept_out = !joined.status.success() && !out.join("leaf.pem").exists();
+    let got = if kept_out { "got no certificate" } else { "got a certificate" };
+    Ok(Seen { got: got.into(), pass: kept_out && reason == "join_token_spent", reason })
+}
+
+async fn rolled_back(stage: &Stage) -> Scene {
+    let tablet = stage.device("tablet-1");
+    let older = tablet.next_record(&stage.dir.join("ca"))?;
+    let wire = tablet.dial(stage.door, "server-1").await?;
+    let newer = tablet.evidence(&wire, None)?;
+    let taken = wire.speak().await?.prove(&newer).await?;
+    taken.map_err(|no| format!("the newer one was refused: {}", no.reason))?;
+    let wire = tablet.dial(stage.door, "server-1").await?;
+    let message = tablet.evidence(&wire, Some(older))?;
+    must_fail(&wire.speak().await?, &message, "record_rolled_back").await
+}
+
+async fn lease_over(stage: &Stage) -> Scene {
+    let tablet = stage.device("tablet-1");
+    let before = entries(&stage.server.audit()).len();
+    let wire = tablet.dial(stage.door, "server-1").await?;
+    let message = tablet.evidence(&wire, None)?;
+    let line = wire.speak().await?;
+    let since = Instant::now();
+    let answer = line.prove(&message).await?.map_err(|no| format!("refused: {}", no.reason))?;
+    let lease = Duration::from_secs(answer.lease_ttl_s.into());
+    let flow = line.connect("orders:80").await?;
+    let (mut send, mut flow) = flow.map_err(|no| format!("no flow: {}", no.reason))?;
+    send.send_data("alive".into(), false).map_err(|e| e.to_string())?;
+    let heard = tokio::time::timeout(PATIENCE, flow.data()).await.is_ok_and(|d| matches!(d, Some(Ok(_))));
+    let ended = tokio::time::timeout(lease + 2 * PATIENCE, flow.data()).await.is_ok();
+    let late = since.elapsed().saturating_sub(lease);
+    let reason = closing(stage, before, "lease_expired").await;
+    let pass = heard && ended && late <= Duration::from_secs(5) && reason == "lease_expired";
+    let got = if ended { format!("cut {} ms after its end", late.as_millis()) } else { "not cut".into() };
+    Ok(Seen { got, reason, pass })
+}
+
 async fn flood(stage: &Stage) -> Scene {
     let before = entries(&stage.server.audit()).len();
     let (attacker, door) = (IpAddr::from([127, 0, 0, 2]), stage.door);
@@ -180,7 +305,7 @@ async fn flood(stage: &Stage) -> Scene {
         }
         turned_away
     });
-    let honest = ask(stage.door, Some(&stage.credentials("web-1")), "orders:80").await;
+    let honest = ask(stage.door, Some(&stage.credentials("counter-1")), "orders:80").await;
     let honest = matches!(honest, Outcome::In(_)) && get(stage).await.is_ok();
     let turned_away = knocks.await.map_err(|e| e.to_string())?;
     let reason = denial(stage, before, "knock_limited").await;

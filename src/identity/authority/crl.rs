@@ -46,24 +46,27 @@ pub fn revoke(dir: &Path, what: &str, now: Timestamp) -> Result<Revoked, Authori
         let living = named.iter().filter(|e| e.not_after > now.as_secs());
         (living.map(|e| parse_serial(&e.serial)).collect::<Result<_, _>>()?, true)
     };
-    let ca = folder.issuing(now)?;
-    let mut lists = CrlFile::read(&folder, &ca)?;
+    let cas = folder.issuing_cas(now)?;
+    let mut lists = CrlFile::read(&folder, &cas)?;
     let (mut added, mut already) = (Vec::new(), Vec::new());
     for serial in serials {
         let hex = data_encoding::HEXLOWER.encode(&serial);
-        if lists.issuing.revoked.iter().any(|r| r.serial == serial) {
-            already.push(hex);
-        } else {
-            lists.issuing.revoked.push(RevokedSerial { serial, at: now });
-            added.push(hex);
+        // On every list: serial numbers are random, so it does not matter which CA of ours gave it.
+        let mut fresh = false;
+        for list in &mut lists.issuing {
+            if !list.revoked.iter().any(|r| r.serial == serial) {
+                list.revoked.push(RevokedSerial { serial: serial.clone(), at: now });
+                fresh = true;
+            }
         }
+        if fresh { added.push(hex) } else { already.push(hex) }
     }
     let next_update = now.plus(CRL_TTL_DEFAULT);
-    let crl_number = lists.write(&folder, &ca, now, next_update)?;
+    let crl_number = lists.write(&folder, &cas, now, next_update)?;
     Ok(Revoked { added, already, in_ledger, crl_number, next_update })
 }
 
-/// Signs the issuing CA's list anew, valid for `ttl`; the root's too when `root.key` is at hand.
+/// Signs the issuing CAs' lists anew, valid for `ttl`; the root's too when `root.key` is at hand.
 ///
 /// # Errors
 /// [`AuthorityError::Ttl`] when `ttl` is zero or above [`CRL_TTL_MAX`].
@@ -72,55 +75,101 @@ pub fn refresh_crl(dir: &Path, ttl: Duration, now: Timestamp) -> Result<Timestam
         return Err(AuthorityError::Ttl { ttl, max: CRL_TTL_MAX });
     }
     let folder = Folder::open(dir)?;
-    let ca = folder.issuing(now)?;
-    let mut lists = CrlFile::read(&folder, &ca)?;
-    if folder.file(ROOT_KEY).exists() {
+    let cas = folder.issuing_cas(now)?;
+    let mut lists = CrlFile::read(&folder, &cas)?;
+    if folder.file(ROOT_KEY).exists()
+        && let Some(newest) = cas.first()
+    {
         let root = folder.ca(ROOT_PEM, ROOT_KEY, now)?;
-        let state = lists.others.iter().find_map(|der| CrlState::read(der, &root));
-        lists.others.retain(|der| CrlState::read(der, &root).is_none());
-        let mut state = state.unwrap_or_default();
-        lists.others.push(state.sign(&root.issuer, now, ca.facts.not_after)?);
+        lists.renew_root(&root, now, newest.facts.not_after)?;
     }
     let next_update = now.plus(ttl);
-    lists.write(&folder, &ca, now, next_update)?;
+    lists.write(&folder, &cas, now, next_update)?;
     Ok(next_update)
 }
 
-/// `crl.pem`: the issuing CA's list, and those of other CAs as they are.
+/// `crl.pem`: the issuing CAs' lists, and those of other CAs as they are.
 pub(super) struct CrlFile {
-    pub(super) issuing: CrlState,
-    others: Vec<Vec<u8>>,
+    /// One for each issuing CA, in their order.
+    pub(super) issuing: Vec<CrlState>,
+    pub(super) others: Vec<Vec<u8>>,
 }
 
 impl CrlFile {
     /// A missing or damaged file is an error: a list made anew would forget who was revoked.
-    pub(super) fn read(folder: &Folder, ca: &Ca) -> Result<Self, AuthorityError> {
+    pub(super) fn read(folder: &Folder, cas: &[Ca]) -> Result<Self, AuthorityError> {
         let path = folder.file(CRL_PEM);
         let broken = || AuthorityError::Broken { path: path.clone() };
         let bytes = read(&path, CRL_FILE_MAX)?;
-        let (mut issuing, mut others) = (None, Vec::new());
+        let (mut issuing, mut others) = (vec![None; cas.len()], Vec::new());
         for der in CertificateRevocationListDer::pem_slice_iter(&bytes) {
             let der = der.map_err(|_| broken())?;
-            match CrlState::read(&der, ca) {
-                Some(state) if issuing.is_none() => issuing = Some(state),
-                Some(_) => return Err(broken()),
+            let found =
+                cas.iter().zip(&mut issuing).find_map(|(ca, slot)| Some((CrlState::read(&der, ca)?, slot)));
+            match found {
+                Some((state, slot @ None)) => *slot = Some(state),
+                Some((_, Some(_))) => return Err(broken()),
                 None => others.push(der.to_vec()),
             }
         }
-        Ok(Self { issuing: issuing.ok_or_else(broken)?, others })
+        let issuing = issuing.into_iter().collect::<Option<Vec<_>>>().ok_or_else(broken)?;
+        Ok(Self { issuing, others })
+    }
+
+    /// Whether any list of the folder has this serial number.
+    pub(super) fn lists(folder: &Folder, serial: &[u8]) -> Result<bool, AuthorityError> {
+        let path = folder.file(CRL_PEM);
+        let broken = || AuthorityError::Broken { path: path.clone() };
+        let bytes = read(&path, CRL_FILE_MAX)?;
+        for der in CertificateRevocationListDer::pem_slice_iter(&bytes) {
+            let der = der.map_err(|_| broken())?;
+            let (_, list) = CertificateRevocationList::from_der(&der).map_err(|_| broken())?;
+            if list.iter_revoked_certificates().any(|r| unsigned(r.raw_serial()) == serial) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Signs the root's own list anew.
+    pub(super) fn renew_root(
+        &mut self,
+        root: &Ca,
+        now: Timestamp,
+        next_update: Timestamp,
+    ) -> Result<(), AuthorityError> {
+        let state = self.others.iter().find_map(|der| CrlState::read(der, root));
+        self.others.retain(|der| CrlState::read(der, root).is_none());
+        let list = state.unwrap_or_default().sign(&root.issuer, now, next_update)?;
+        self.others.push(list);
+        Ok(())
+    }
+
+    /// Signs every issuing CA's list anew; gives the file's text and the first list's number.
+    pub(super) fn sign(
+        mut self,
+        cas: &[Ca],
+        now: Timestamp,
+        next_update: Timestamp,
+    ) -> Result<(String, u64), AuthorityError> {
+        let mut lists = Vec::new();
+        for (ca, list) in cas.iter().zip(&mut self.issuing) {
+            lists.push(list.sign(&ca.issuer, now, next_update)?);
+        }
+        lists.append(&mut self.others);
+        Ok((lists_pem(&lists), self.issuing.first().map_or(0, |l| l.number)))
     }
 
     fn write(
-        mut self,
+        self,
         folder: &Folder,
-        ca: &Ca,
+        cas: &[Ca],
         now: Timestamp,
         next_update: Timestamp,
     ) -> Result<u64, AuthorityError> {
-        let mut lists = vec![self.issuing.sign(&ca.issuer, now, next_update)?];
-        lists.append(&mut self.others);
-        write_lists(folder, &lists)?;
-        Ok(self.issuing.number)
+        let (text, number) = self.sign(cas, now, next_update)?;
+        write(&folder.file(CRL_PEM), text.as_bytes(), Access::Everybody)?;
+        Ok(number)
     }
 }
 
@@ -140,7 +189,7 @@ pub(super) struct RevokedSerial {
 
 impl CrlState {
     /// The list in `der` when it is in the name of `ca`; it is our own file, so its signature is not checked.
-    fn read(der: &[u8], ca: &Ca) -> Option<Self> {
+    pub(super) fn read(der: &[u8], ca: &Ca) -> Option<Self> {
         let (_, list) = CertificateRevocationList::from_der(der).ok()?;
         if list.issuer().to_string() != ca.facts.subject {
             return None;
@@ -184,19 +233,19 @@ impl CrlState {
     }
 }
 
-/// Writes `crl.pem` from DER lists.
-pub(super) fn write_lists(folder: &Folder, lists: &[Vec<u8>]) -> Result<(), AuthorityError> {
-    let mut text = String::new();
-    for list in lists {
-        text.push_str("-----BEGIN X509 CRL-----\n");
-        let body = data_encoding::BASE64.encode(list);
-        for line in body.as_bytes().chunks(64) {
-            text.push_str(std::str::from_utf8(line).unwrap_or_default());
-            text.push('\n');
-        }
-        text.push_str("-----END X509 CRL-----\n");
+/// `crl.pem` from DER lists.
+pub(super) fn lists_pem(lists: &[Vec<u8>]) -> String {
+    lists.iter().map(|list| pem("X509 CRL", list)).collect()
+}
+
+/// One PEM section (RFC 7468 §3).
+pub(super) fn pem(label: &str, der: &[u8]) -> String {
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in data_encoding::BASE64.encode(der).as_bytes().chunks(64) {
+        text.push_str(std::str::from_utf8(line).unwrap_or_default());
+        text.push('\n');
     }
-    Ok(write(&folder.file(CRL_PEM), text.as_bytes(), Access::Everybody)?)
+    text + &format!("-----END {label}-----\n")
 }
 
 fn parse_serial(text: &str) -> Result<Vec<u8>, AuthorityError> {

@@ -65,6 +65,15 @@ pub enum AuthorityError {
         /// What the CA issues for.
         trust_domain: TrustDomain,
     },
+    /// As many earlier issuing CAs as may be kept.
+    #[error(
+        "{count} earlier issuing CAs are kept, expected fewer than {}: `countersign ca retire` first",
+        super::rotate::GENERATIONS_MAX
+    )]
+    Generations {
+        /// How many.
+        count: usize,
+    },
     /// As many invites as may be kept.
     #[error(
         "{count} invites are kept, expected fewer than {}: deny or wait for old ones to be forgotten",

@@ -8,7 +8,7 @@ use rcgen::{
 };
 
 use super::super::file::{Access, make_dir, write};
-use super::crl::{CRL_TTL_DEFAULT, CrlState, write_lists};
+use super::crl::{CRL_TTL_DEFAULT, CrlState, lists_pem};
 use super::{
     AuthorityError, BUNDLE_PEM, CRL_PEM, DAY, Folder, ISSUING_KEY, ISSUING_PEM, LEDGER, ROOT_KEY, ROOT_PEM,
     date, earlier, generate_key, name, random, random_serial,
@@ -69,12 +69,12 @@ pub fn init(dir: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<Cr
     write(&folder.file(ROOT_PEM), root_pem.as_bytes(), Access::Everybody)?;
     write(&folder.file(BUNDLE_PEM), root_pem.as_bytes(), Access::Everybody)?;
     write(&folder.file(LEDGER), b"", Access::Owner)?;
-    write_lists(&folder, &[issuing_list, root_list])?;
+    write(&folder.file(CRL_PEM), lists_pem(&[issuing_list, root_list]).as_bytes(), Access::Everybody)?;
     write(&folder.file(ISSUING_PEM), issuing_pem.as_bytes(), Access::Everybody)?;
     Ok(Created { root_not_after, issuing_not_after, crl_next_update })
 }
 
-fn ca_params(
+pub(super) fn ca_params(
     name: DistinguishedName,
     trust_domain: &TrustDomain,
     cas_below: u8,
@@ -94,5 +94,5 @@ fn ca_params(
     Ok(params)
 }
 
-const ROOT_TTL: std::time::Duration = DAY.saturating_mul(3652);
-const ISSUING_TTL: std::time::Duration = DAY.saturating_mul(365);
+pub(super) const ROOT_TTL: std::time::Duration = DAY.saturating_mul(3652);
+pub(super) const ISSUING_TTL: std::time::Duration = DAY.saturating_mul(365);

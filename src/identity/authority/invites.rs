@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::super::file::{Access, FileError, make_dir, read_secret, write};
 use super::token::{JoinKey, Token, TokenId};
-use super::{AuthorityError, DAY, Folder, ROOT_PEM};
+use super::{AuthorityError, BUNDLE_PEM, DAY, Folder, ROOT_PEM};
 use crate::model::{Authority, DeviceName, SpiffeId, Tier, Timestamp};
 
 /// Whom to invite.
@@ -138,7 +138,7 @@ pub fn invite(
     if count >= INVITES_MAX {
         return Err(AuthorityError::Invites { count });
     }
-    let pin = root_pin(&folder)?;
+    let pin = pin_of(&folder.certificate(ROOT_PEM)?, &folder.file(ROOT_PEM))?;
     let token = Token::make(pin, request.authority.clone(), request.name.clone(), request.addresses.clone())?;
     let invite = Invite {
         id: token.id(),
@@ -194,11 +194,15 @@ pub fn deny(dir: &Path, what: &str, now: Timestamp) -> Result<Invite, AuthorityE
     Ok(invite)
 }
 
-/// SHA-256 of the DER SubjectPublicKeyInfo of the root.
-pub(super) fn root_pin(folder: &Folder) -> Result<[u8; 32], AuthorityError> {
-    let der = folder.certificate(ROOT_PEM)?;
-    let (_, root) = X509Certificate::from_der(&der)
-        .map_err(|_| AuthorityError::Broken { path: folder.file(ROOT_PEM) })?;
+/// SHA-256 of the DER SubjectPublicKeyInfo of each root of the bundle.
+pub(super) fn root_pins(folder: &Folder) -> Result<Vec<[u8; 32]>, AuthorityError> {
+    let path = folder.file(BUNDLE_PEM);
+    folder.roots()?.iter().map(|der| pin_of(der, &path)).collect()
+}
+
+fn pin_of(der: &[u8], path: &Path) -> Result<[u8; 32], AuthorityError> {
+    let broken = |_| AuthorityError::Broken { path: path.into() };
+    let (_, root) = X509Certificate::from_der(der).map_err(broken)?;
     Ok(Sha256::digest(root.public_key().raw).into())
 }
 

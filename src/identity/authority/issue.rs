@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, S
 use super::super::file::read;
 use super::super::load::{CRL_FILE_MAX, PEM_FILE_MAX};
 use super::{
-    AuthorityError, BUNDLE_PEM, CRL_PEM, DAY, Entry, Folder, ISSUING_PEM, date, earlier, generate_key,
+    AuthorityError, BUNDLE_PEM, CRL_PEM, DAY, Entry, Folder, date, earlier, generate_key, issuing_chain,
     ledger, name, random_serial,
 };
 use crate::model::{DeviceName, SpiffeId, Timestamp, TrustDomain};
@@ -132,7 +132,7 @@ fn sign(
         String::from_utf8(read(&path, max)?).map_err(|_| AuthorityError::Broken { path })
     };
     let issued = Issued {
-        leaf_pem: leaf.pem() + &text(ISSUING_PEM, PEM_FILE_MAX)?,
+        leaf_pem: leaf.pem() + &issuing_chain(folder)?,
         key_pem: key.serialize_pem(),
         bundle_pem: text(BUNDLE_PEM, PEM_FILE_MAX)?,
         crl_pem: text(CRL_PEM, CRL_FILE_MAX)?,

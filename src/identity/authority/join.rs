@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    CertificateSigningRequestParams, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SigningKey,
+    CertificateSigningRequestParams, CustomExtension, IsCa, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType,
+    SigningKey,
 };
 use ring::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rustls::pki_types::CertificateSigningRequestDer;
@@ -13,10 +14,11 @@ use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
 
 use super::super::file::read;
 use super::super::load::{CRL_FILE_MAX, PEM_FILE_MAX, parse_certificates};
+use super::super::svid::FINGERPRINT_OID;
 use super::invites::{self, Asked, Given, Invite, InviteState};
 use super::token::TokenId;
 use super::{
-    AuthorityError, BUNDLE_PEM, CRL_PEM, Ca, DAY, Entry, Folder, ISSUING_PEM, device_params, ledger,
+    AuthorityError, BUNDLE_PEM, CRL_PEM, Ca, DAY, Entry, Folder, device_params, issuing_chain, ledger,
 };
 use crate::model::{DeviceName, Reason, Sign, SignError, SpiffeId, Tier, Timestamp};
 
@@ -35,6 +37,8 @@ pub struct Settings {
     pub crl_ttl: Duration,
     /// How long a device record is good. Default 30 d.
     pub record_ttl: Duration,
+    /// How long after its certificate has expired a device may still recover by itself; zero: never. Default 7 d.
+    pub recover_grace: Duration,
 }
 
 /// Who says yes to a device that has a good token.
@@ -75,8 +79,8 @@ pub struct Ask {
 pub struct Own {
     /// Our SPIFFE ID.
     pub id: SpiffeId,
-    /// SHA-256 of our root's DER SubjectPublicKeyInfo.
-    pub root_spki_sha256: [u8; 32],
+    /// SHA-256 of the DER SubjectPublicKeyInfo of each of our roots.
+    pub root_pins: Vec<[u8; 32]>,
     /// Who says yes.
     pub approval: Approval,
 }
@@ -121,7 +125,7 @@ pub struct JoinRefused {
 /// [`JoinRefused`] with the first thing that is wrong.
 pub fn decide(own: &Own, invite: Option<&Invite>, ask: &Ask, now: Timestamp) -> Result<Step, JoinRefused> {
     let no = |reason, detail: &str| Err(JoinRefused { reason, detail: detail.into() });
-    if ask.authority != own.id || ask.root_spki_sha256 != own.root_spki_sha256 {
+    if ask.authority != own.id || !own.root_pins.contains(&ask.root_spki_sha256) {
         return no(Reason::JoinTokenForeign, "the token names another authority or root");
     }
     let Some(invite) = invite else { return no(Reason::JoinTokenUnknown, "no such token") };
@@ -220,6 +224,16 @@ pub fn check_csr(der: &[u8], expected: &SpiffeId) -> Result<Csr, JoinRefused> {
 }
 
 impl Csr {
+    /// SHA-256 of the request.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
+    /// SHA-256 of its key's DER SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> [u8; 32] {
+        self.spki_sha256
+    }
+
     fn asked(&self, ask: &Ask, now: Timestamp) -> Asked {
         let cut = |text: &str| text.chars().filter(|c| !c.is_control()).take(SUMMARY_LEN_MAX).collect();
         Asked {
@@ -243,8 +257,19 @@ pub struct Recordable {
     pub tier_max: Tier,
 }
 
+/// A signed device record, and what of it stands in the certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Recorded {
+    /// The record as it is handed out.
+    pub text: String,
+    /// Its version.
+    pub version: u64,
+    /// SHA-256 of its baseline.
+    pub baseline_sha256: [u8; 32],
+}
+
 /// Makes and keeps the signed device record: `agent` introduces `device` to us. The signer is the issuing CA.
-pub type Recorder<'a> = &'a dyn Fn(&Recordable, &dyn Sign) -> Result<String, JoinRefused>;
+pub type Recorder<'a> = &'a dyn Fn(&Recordable, &dyn Sign) -> Result<Recorded, JoinRefused>;
 
 /// What came of an ask.
 #[derive(Clone, Debug)]
@@ -261,7 +286,8 @@ pub enum Admitted {
 /// A certificate that is handed out; only its acknowledgement spends the token.
 #[derive(Clone, Debug)]
 pub struct Granted {
-    token: TokenId,
+    /// The token it spends; a renewed certificate spends none.
+    pub(super) token: Option<TokenId>,
     /// Whose it is.
     pub id: SpiffeId,
     /// The leaf and the issuing CA, PEM.
@@ -280,6 +306,13 @@ pub struct Granted {
     pub again: bool,
 }
 
+impl Granted {
+    /// Whether its acknowledgement spends a token; that of a renewed certificate does not.
+    pub fn spends_a_token(&self) -> bool {
+        self.token.is_some()
+    }
+}
+
 /// Judges an ask and carries out what follows: [`decide`], then the CA's files.
 ///
 /// What is issued stands in the ledger and in the invite before this returns.
@@ -294,8 +327,7 @@ pub fn admit(
     now: Timestamp,
 ) -> Result<Admitted, JoinRefused> {
     let folder = Folder::open_patiently(&settings.ca)?;
-    let facts =
-        Own { id: own.clone(), root_spki_sha256: invites::root_pin(&folder)?, approval: settings.approval };
+    let facts = Own { id: own.clone(), root_pins: invites::root_pins(&folder)?, approval: settings.approval };
     let invite = invites::find(&folder, ask.token)?;
     let step = decide(&facts, invite.as_ref(), ask, now)?;
     let Some(mut invite) = invite else {
@@ -318,11 +350,11 @@ pub fn admit(
         }
     };
     Ok(Admitted::Granted(Box::new(Granted {
-        token: invite.id,
+        token: Some(invite.id),
         id: SpiffeId::device(own.trust_domain(), &invite.name),
         chain_pem: given.chain_pem,
-        bundle_pem: text(&folder, BUNDLE_PEM, PEM_FILE_MAX)?,
-        crl_pem: text(&folder, CRL_PEM, CRL_FILE_MAX)?,
+        bundle_pem: read_text(&folder, BUNDLE_PEM, PEM_FILE_MAX)?,
+        crl_pem: read_text(&folder, CRL_PEM, CRL_FILE_MAX)?,
         record: given.record,
         serial: given.serial,
         not_after: given.not_after,
@@ -331,6 +363,7 @@ pub fn admit(
 }
 
 /// Spends the token of `granted`, because the device signed that it has its certificate; once more changes nothing.
+/// Where no token was used, only the signature is checked.
 ///
 /// # Errors
 /// [`Reason::JoinAckInvalid`] when the signature is not by the new key over this connection and certificate.
@@ -351,8 +384,9 @@ pub fn acknowledge(
             reason: Reason::JoinAckInvalid,
             detail: "its signature is not by the new key".into(),
         })?;
+    let Some(token) = granted.token else { return Ok(()) };
     let folder = Folder::open_patiently(&settings.ca)?;
-    let Some(mut invite) = invites::find(&folder, granted.token)? else {
+    let Some(mut invite) = invites::find(&folder, token)? else {
         return Err(JoinRefused { reason: Reason::JoinTokenUnknown, detail: "the invite is gone".into() });
     };
     match invite.state {
@@ -370,20 +404,20 @@ pub fn ack_message(exporter: &[u8; 32], leaf_der: &[u8]) -> Vec<u8> {
     [ACK_LABEL, exporter.as_slice(), Sha256::digest(leaf_der).as_slice()].concat()
 }
 
-/// The root that joining devices must be shown, DER: their token pins its key.
+/// The roots that joining devices must be shown, DER: their token pins the key of one.
 ///
 /// # Errors
 /// [`AuthorityError`] when the folder holds no CA that can sign now.
-pub fn root(
+pub fn roots(
     dir: &Path,
     now: Timestamp,
-) -> Result<rustls::pki_types::CertificateDer<'static>, AuthorityError> {
+) -> Result<Vec<rustls::pki_types::CertificateDer<'static>>, AuthorityError> {
     let folder = Folder::open_patiently(dir)?;
     folder.issuing(now)?;
-    folder.certificate(super::ROOT_PEM)
+    folder.roots()
 }
 
-/// Does something with the issuing CA's key: `agent` and `cli` sign device records with it.
+/// [`with_issuing_keys`] with the one in force alone.
 ///
 /// # Errors
 /// [`AuthorityError`] when the CA cannot sign now; otherwise what `work` returns.
@@ -397,36 +431,101 @@ pub fn with_issuing_key<T>(
     Ok(work(&ca.signer()))
 }
 
+/// Does something with the keys of the issuing CAs, the one in force first: device records are signed with them.
+///
+/// # Errors
+/// [`AuthorityError`] when the CA cannot sign now; otherwise what `work` returns.
+pub fn with_issuing_keys<T>(
+    dir: &Path,
+    now: Timestamp,
+    work: impl FnOnce(&[&dyn Sign]) -> T,
+) -> Result<T, AuthorityError> {
+    let folder = Folder::open_patiently(dir)?;
+    let ca = folder.issuing(now)?;
+    let earlier = folder.earlier(now)?;
+    let signers: Vec<_> = std::iter::once(&ca).chain(&earlier).map(Ca::signer).collect();
+    let signers: Vec<_> = signers.iter().map(|s| s as &dyn Sign).collect();
+    Ok(work(&signers))
+}
+
 fn issue(
     folder: &Folder,
     settings: &Settings,
     invite: &Invite,
-    mut csr: Csr,
+    csr: Csr,
     own: &SpiffeId,
     recorder: Recorder<'_>,
     now: Timestamp,
 ) -> Result<Given, JoinRefused> {
     let ca = folder.issuing(now)?;
-    if ca.facts.trust_domain != *own.trust_domain() {
-        return Err(AuthorityError::Foreign { id: own.clone(), trust_domain: ca.facts.trust_domain }.into());
-    }
-    let not_after = now.plus(settings.leaf_ttl).min(ca.facts.not_after);
-    // The request's own wishes go: the CA says what stands in the certificate.
-    csr.params.params = device_params(own.trust_domain(), &invite.name, now, not_after)?;
-    let serial = csr.params.params.serial_number.as_ref().map(|s| s.to_bytes()).unwrap_or_default();
-    let serial = data_encoding::HEXLOWER.encode(&serial);
-    let leaf = csr.params.signed_by(&ca.issuer).map_err(AuthorityError::from)?;
     let id = SpiffeId::device(own.trust_domain(), &invite.name);
     let recordable = Recordable { id, spki_sha256: csr.spki_sha256, tier_max: invite.tier_max };
     let record = recorder(&recordable, &ca.signer())?;
-    let chain_pem = leaf.pem() + &text(folder, ISSUING_PEM, PEM_FILE_MAX)?;
-    let entry =
-        Entry { name: invite.name.to_string(), serial: serial.clone(), not_after: not_after.as_secs() };
-    ledger::append(folder, &entry)?;
-    Ok(Given { csr_sha256: csr.sha256, at: now, not_after, serial, chain_pem, record })
+    let csr_sha256 = csr.sha256;
+    let extension = fingerprint_extension(invite.tier_max, &record);
+    let Leaf { chain_pem, serial, not_after } =
+        sign_leaf(folder, &ca, settings.leaf_ttl, own, &invite.name, csr, extension, now)?;
+    Ok(Given { csr_sha256, at: now, not_after, serial, chain_pem, record: record.text })
 }
 
-fn text(folder: &Folder, file: &str, max: u64) -> Result<String, AuthorityError> {
+/// A leaf that was just signed and stands in the ledger.
+pub(super) struct Leaf {
+    pub chain_pem: String,
+    pub serial: String,
+    pub not_after: Timestamp,
+}
+
+/// Signs a leaf for the key of `csr` and writes it into the ledger.
+#[expect(clippy::too_many_arguments, reason = "each is one fact of the certificate")]
+pub(super) fn sign_leaf(
+    folder: &Folder,
+    ca: &Ca,
+    ttl: Duration,
+    own: &SpiffeId,
+    name: &DeviceName,
+    mut csr: Csr,
+    extension: CustomExtension,
+    now: Timestamp,
+) -> Result<Leaf, JoinRefused> {
+    if ca.facts.trust_domain != *own.trust_domain() {
+        let trust_domain = ca.facts.trust_domain.clone();
+        return Err(AuthorityError::Foreign { id: own.clone(), trust_domain }.into());
+    }
+    let not_after = now.plus(ttl).min(ca.facts.not_after);
+    // The request's own wishes go: the CA says what stands in the certificate.
+    csr.params.params = device_params(own.trust_domain(), name, now, not_after)?;
+    csr.params.params.custom_extensions = vec![extension];
+    let serial = csr.params.params.serial_number.as_ref().map(|s| s.to_bytes()).unwrap_or_default();
+    let serial = data_encoding::HEXLOWER.encode(&serial);
+    let leaf = csr.params.signed_by(&ca.issuer).map_err(AuthorityError::from)?;
+    let chain_pem = leaf.pem() + &issuing_chain(folder)?;
+    let entry = Entry { name: name.to_string(), serial: serial.clone(), not_after: not_after.as_secs() };
+    ledger::append(folder, &entry)?;
+    // What X.509 cannot say is no lifetime: it ends on a whole second.
+    Ok(Leaf { chain_pem, serial, not_after: Timestamp::from_millis(not_after.as_secs() * 1000) })
+}
+
+/// Says in the certificate that the device has a record ([`FINGERPRINT_OID`]).
+pub(super) fn fingerprint_extension(tier: Tier, record: &Recorded) -> CustomExtension {
+    let version = record.version.to_be_bytes();
+    let zeros = version.iter().take_while(|b| **b == 0).count().min(version.len() - 1);
+    let version = version.get(zeros..).unwrap_or_default();
+    // A leading zero keeps an INTEGER positive (X.690 §8.3).
+    let version =
+        if version.first().is_some_and(|b| *b >= 0x80) { [&[0], version].concat() } else { version.into() };
+    let fields =
+        [der(0x02, &[tier.level()]), der(0x02, &version), der(0x04, &record.baseline_sha256)].concat();
+    // Not critical: to other software this stays a plain SPIFFE X.509-SVID.
+    CustomExtension::from_oid_content(FINGERPRINT_OID, der(0x30, &fields))
+}
+
+/// One DER value of fewer than 128 bytes (X.690 §8.1.3.4).
+fn der(tag: u8, value: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(value.len()).unwrap_or(0x7f);
+    [&[tag, len], value].concat()
+}
+
+pub(super) fn read_text(folder: &Folder, file: &str, max: u64) -> Result<String, AuthorityError> {
     let path = folder.file(file);
     String::from_utf8(read(&path, max)?).map_err(|_| AuthorityError::Broken { path })
 }
@@ -464,6 +563,10 @@ impl From<AuthorityError> for JoinRefused {
     }
 }
 
+/// How long an expired device may recover unless told otherwise.
+pub const RECOVER_GRACE_DEFAULT: Duration = DAY.saturating_mul(7);
+/// How long at most.
+pub const RECOVER_GRACE_MAX: Duration = DAY.saturating_mul(90);
 /// Longest certificate request in bytes.
 pub const CSR_LEN_MAX: usize = 4 * 1024;
 /// How long a request waits for an administrator at most.

@@ -8,9 +8,10 @@ use rcgen::{
 };
 
 use super::super::enrol::{EnrolError, Enrolment, Gift};
+use super::super::svid::svid;
 use super::super::testing::{HOUR, World, id};
 use super::*;
-use crate::model::{Reason, Tier};
+use crate::model::{Reason, Sign, Tier};
 
 const X: [u8; 32] = [9; 32];
 
@@ -34,6 +35,7 @@ impl Scene {
             leaf_ttl: 24 * HOUR,
             crl_ttl: CRL_TTL_DEFAULT,
             record_ttl: 24 * HOUR,
+            recover_grace: 24 * HOUR,
         };
         Self { world, token, device, settings }
     }
@@ -57,8 +59,11 @@ impl Scene {
     }
 
     fn admit(&self, ask: &Ask, now: Timestamp) -> Result<Admitted, Reason> {
-        admit(&self.settings, &id("authority"), ask, &|whom, _| Ok(format!("record of {}", whom.id)), now)
-            .map_err(|e| e.reason)
+        let recorder = |whom: &Recordable, _: &dyn Sign| {
+            let text = format!("record of {}", whom.id);
+            Ok(Recorded { text, version: 0x80, baseline_sha256: [7; 32] })
+        };
+        admit(&self.settings, &id("authority"), ask, &recorder, now).map_err(|e| e.reason)
     }
 
     fn granted(&self, ask: &Ask) -> Granted {
@@ -124,6 +129,21 @@ fn a_good_token_gives_a_certificate_for_its_name_and_the_key_of_the_request() {
     );
     assert_eq!(joined.issued.serial, granted.serial);
     assert_eq!((scene.state().as_str(), scene.serials()), ("issued", 1));
+}
+
+#[test]
+fn the_certificate_of_a_device_with_a_record_says_so_and_one_that_is_issued_by_hand_does_not() {
+    let scene = Scene::new(Approval::Auto);
+    let der = leaf(&scene.granted(&scene.ask()));
+    assert!(svid(&der).unwrap().has_fingerprint_extension);
+    let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+    let found =
+        parsed.extensions().iter().find(|e| e.oid.to_id_string() == "1.3.6.1.4.1.32473.15443.1").unwrap();
+    let holds = [&[0x30, 41, 2, 1, 1, 2, 2, 0, 0x80, 4, 32][..], &[7; 32]].concat();
+    assert_eq!((found.critical, found.value), (false, &holds[..]));
+    let by_hand = scene.world.issue("web-2");
+    let by_hand = parse_certificates(by_hand.leaf_pem.as_bytes()).unwrap().remove(0);
+    assert!(!svid(&by_hand).unwrap().has_fingerprint_extension);
 }
 
 #[test]

@@ -8,6 +8,9 @@
 //! | `issued.jsonl` | one line per issued certificate | this CA |
 //! | `crl.pem` | revocation lists of both CAs | every sidecar |
 //! | `invites/` | one file per invite, with the key that checks its token | this CA |
+//! | `renewals/` | the last renewal of each device, so that it can be asked for again | this CA |
+//! | `earlier/` | issuing CAs that were rotated out, until what they signed has ended | this CA |
+//! | `issuing-cross.pem` | the issuing CA below the root before the last, while both are trusted | every device |
 //!
 //! One command at a time holds the folder (`.lock`); files are replaced whole.
 
@@ -20,6 +23,12 @@ mod join;
 #[cfg(test)]
 mod join_tests;
 mod ledger;
+mod renew;
+#[cfg(test)]
+mod renew_tests;
+mod rotate;
+#[cfg(test)]
+mod rotate_tests;
 mod show;
 mod token;
 
@@ -38,10 +47,16 @@ pub use issue::{
     BACKDATE, IssueRequest, Issued, NAMES_MAX, TTL_DEFAULT, TTL_MAX, device_params, issue, issue_raw,
 };
 pub use join::{
-    Admitted, Approval, Ask, CSR_LEN_MAX, Csr, Granted, JoinRefused, Own, PENDING_MAX, Recordable, Recorder,
-    Settings, Step, ack_message, acknowledge, admit, check_csr, decide, root, with_issuing_key,
+    Admitted, Approval, Ask, CSR_LEN_MAX, Csr, Granted, JoinRefused, Own, PENDING_MAX, RECOVER_GRACE_DEFAULT,
+    RECOVER_GRACE_MAX, Recordable, Recorded, Recorder, Settings, Step, ack_message, acknowledge, admit,
+    check_csr, decide, roots, with_issuing_key, with_issuing_keys,
 };
 pub use ledger::Entry;
+pub use renew::{
+    RECOVER_CHAIN_MAX, Records, RecoverAsk, RenewAsk, RenewStep, Renewal, Standing, decide_renewal, recover,
+    recover_message, renew,
+};
+pub use rotate::{Retired, Rotated, issuers, retire, rotate};
 pub use show::{Shown, show};
 pub use token::{JoinKey, Token, TokenError, TokenId};
 
@@ -52,7 +67,7 @@ use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::file::{FileError, read, read_secret};
+use super::file::{FileError, read, read_secret, redo};
 use super::load::{PEM_FILE_MAX, parse_certificates};
 use crate::model::{Timestamp, TrustDomain};
 
@@ -72,7 +87,11 @@ impl Folder {
         }
         let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(at)?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { path: path.into(), _lock: file }),
+            Ok(()) => {
+                // A rotation that a crash interrupted.
+                redo(&path.join(ROTATION))?;
+                Ok(Self { path: path.into(), _lock: file })
+            }
             Err(TryLockError::WouldBlock) => Err(AuthorityError::Busy { dir: path.into() }),
             Err(TryLockError::Error(source)) => Err(at(source)),
         }
@@ -130,6 +149,33 @@ impl Folder {
     fn issuing(&self, now: Timestamp) -> Result<Ca, AuthorityError> {
         self.ca(ISSUING_PEM, ISSUING_KEY, now)
     }
+
+    /// Every issuing CA that can sign now, the one in force first.
+    fn issuing_cas(&self, now: Timestamp) -> Result<Vec<Ca>, AuthorityError> {
+        let mut cas = vec![self.issuing(now)?];
+        cas.extend(self.earlier(now)?);
+        Ok(cas)
+    }
+
+    /// The issuing CAs before the one in force, newest first, as far as they can still sign.
+    fn earlier(&self, now: Timestamp) -> Result<Vec<Ca>, AuthorityError> {
+        let mut earlier = Vec::new();
+        for generation in rotate::generations(self)? {
+            let (pem, key) = (format!("{generation}/{ISSUING_PEM}"), format!("{generation}/{ISSUING_KEY}"));
+            match self.ca(&pem, &key, now) {
+                // What it signed has ended with it.
+                Err(AuthorityError::Expired { .. }) => {}
+                ca => earlier.push(ca?),
+            }
+        }
+        Ok(earlier)
+    }
+
+    /// Every root of the bundle, the newest first.
+    fn roots(&self) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
+        let path = self.file(BUNDLE_PEM);
+        parse_certificates(&read(&path, PEM_FILE_MAX)?).map_err(|_| AuthorityError::Broken { path })
+    }
 }
 
 /// A CA that can sign now.
@@ -163,6 +209,23 @@ impl CaFacts {
             not_after: Timestamp::from_secs(certificate.validity().not_after.timestamp()),
             public_key: certificate.public_key().subject_public_key.data.as_ref().into(),
         })
+    }
+}
+
+/// What follows a leaf: the issuing CA, and the same below the root before the last, as long as there are two.
+fn issuing_chain(folder: &Folder) -> Result<String, AuthorityError> {
+    let text = |name: &str| {
+        let path = folder.file(name);
+        String::from_utf8(read(&path, PEM_FILE_MAX)?).map_err(|_| AuthorityError::Broken { path })
+    };
+    let issuing = text(ISSUING_PEM)?;
+    match text(ISSUING_CROSS_PEM) {
+        Err(AuthorityError::File(FileError::Io { source, .. }))
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(issuing)
+        }
+        cross => Ok(issuing + &cross?),
     }
 }
 
@@ -205,10 +268,14 @@ const ROOT_PEM: &str = "root.pem";
 const ROOT_KEY: &str = "root.key";
 const ISSUING_PEM: &str = "issuing.pem";
 const ISSUING_KEY: &str = "issuing.key";
+/// The issuing CA in force once more, signed by the root before the last.
+const ISSUING_CROSS_PEM: &str = "issuing-cross.pem";
 const BUNDLE_PEM: &str = "bundle.pem";
 const CRL_PEM: &str = "crl.pem";
 const LEDGER: &str = "issued.jsonl";
 const LOCK: &str = ".lock";
+/// What a rotation is about to write, until it is written.
+const ROTATION: &str = "rotation.json";
 /// A sidecar waits for the folder this often and long, two seconds in all, before it says that it is busy.
 const BUSY_TRIES: u32 = 80;
 const BUSY_PAUSE: Duration = Duration::from_millis(25);

@@ -27,6 +27,10 @@ pub struct Shown {
     pub crl_next_update: Timestamp,
     /// Serial numbers on it.
     pub revoked: usize,
+    /// Issuing CAs that were rotated out and can still sign.
+    pub earlier: usize,
+    /// Roots in the bundle.
+    pub roots: usize,
     /// The ledger, oldest first.
     pub issued: Vec<Entry>,
 }
@@ -44,7 +48,8 @@ pub fn show(dir: &Path, now: Timestamp) -> Result<Shown, AuthorityError> {
     };
     let (root_der, root) = facts(ROOT_PEM)?;
     let (_, issuing) = facts(ISSUING_PEM)?;
-    let list = CrlFile::read(&folder, &folder.issuing(now)?)?.issuing;
+    let lists = CrlFile::read(&folder, &folder.issuing_cas(now)?)?.issuing;
+    let list = lists.first().cloned().unwrap_or_default();
     Ok(Shown {
         trust_domain: issuing.trust_domain,
         root_fingerprint: data_encoding::HEXLOWER.encode(&Sha256::digest(&root_der)),
@@ -54,6 +59,8 @@ pub fn show(dir: &Path, now: Timestamp) -> Result<Shown, AuthorityError> {
         crl_number: list.number,
         crl_next_update: list.next_update,
         revoked: list.revoked.len(),
+        earlier: lists.len().saturating_sub(1),
+        roots: folder.roots()?.len(),
         issued: ledger::entries(&folder)?,
     })
 }

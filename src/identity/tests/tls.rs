@@ -47,8 +47,8 @@ fn one_that_prefers_falls_back_without_another_round_trip() {
 
 #[test]
 fn one_that_requires_refuses_one_that_does_not_offer() {
-    assert_eq!(play(Pq::Off, Pq::Require), Err((Side::Server, Reason::TlsFailed)));
-    assert_eq!(play(Pq::Require, Pq::Off), Err((Side::Server, Reason::TlsFailed)));
+    assert_eq!(play(Pq::Off, Pq::Require), Err((Side::Server, Reason::KeyExchangeRefused)));
+    assert_eq!(play(Pq::Require, Pq::Off), Err((Side::Server, Reason::KeyExchangeRefused)));
 }
 
 #[test]

@@ -1,0 +1,8 @@
+//! Turns captures and logs into what the analyser hears.
+//!
+//! Every reader gives either [`Event`](crate::analyser::Event)s in the order in which things happened (a capture), or
+//! [`FlowRecord`]s in the order in which flows ended (a log). Readers decide nothing.
+
+mod record;
+
+pub use record::FlowRecord;
