@@ -1,5 +1,6 @@
 //! The commands.
 
+pub mod analyse;
 pub mod audit;
 pub mod ca;
 pub mod config;
@@ -43,6 +44,8 @@ enum Command {
     Config(config::ConfigArgs),
     /// Check, test and explain the policy
     Policy(policy::Args),
+    /// Play recorded traffic before the analyser
+    Analyse(analyse::AnalyseArgs),
     /// Read and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -68,6 +71,7 @@ pub fn main() -> ExitCode {
                 policy::run(&args, Timestamp::now(), &mut io::stdout().lock(), &mut io::stderr().lock());
             done.map_or(ExitCode::FAILURE, ExitCode::from)
         }
+        Command::Analyse(args) => analyse::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),
