@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 fuzz_target!(|bytes: &[u8]| {
     let Ok(mut packets) = Packets::new(Cursor::new(bytes.to_vec())) else { return };
     let bounds = Bounds { flows_max: 8, ..Bounds::default() };
-    let mut table = Assembly::new(bounds, Keys::new([0, 0]), |_, _| First::default());
+    let mut table = Assembly::new(bounds, Keys::new([0, 0]), |_, _| Some(First::default()));
     let (mut heard, mut open, mut read) = (Vec::new(), HashSet::new(), 0);
     let mut last = Moment(0);
     let mut check = |heard: &mut Vec<countersign::feeds::Heard>| {

@@ -48,8 +48,8 @@ pub struct Heard {
     pub record: Option<Box<FlowRecord>>,
 }
 
-/// Says what a first payload looks like.
-pub type Recognise = fn(Carrier, &[u8]) -> First;
+/// Says what a first payload looks like, as far as it can tell.
+pub type Recognise = fn(Carrier, &[u8]) -> Option<First>;
 
 /// The living flows of a capture.
 pub struct Assembly {
@@ -430,8 +430,9 @@ impl Flow {
             Way::In => (bytes_in, told_in),
         };
         *bytes = bytes.saturating_add(u64::from(packet.len));
-        let first = (!*told && !packet.sample.is_empty()).then(|| recognise(packet.carrier, &packet.sample));
-        *told |= first.is_some();
+        let is_first = !*told && !packet.sample.is_empty();
+        let first = if is_first { recognise(packet.carrier, &packet.sample) } else { None };
+        *told |= is_first;
         if let Some(first) = first
             && matches!(self.tongue, Tongue::Unknown | Tongue::Text | Tongue::Binary | Tongue::Random)
         {

@@ -22,8 +22,8 @@ fn packet(at: u64, from: &str, to: &str, flags: &str, len: u32) -> Packet {
     }
 }
 
-fn recognise(_: Carrier, bytes: &[u8]) -> First {
-    First { tongue: Tongue::Text, entropy: u8::try_from(bytes.len()).unwrap() }
+fn recognise(_: Carrier, bytes: &[u8]) -> Option<First> {
+    Some(First { tongue: Tongue::Text, entropy: u8::try_from(bytes.len()).unwrap() })
 }
 
 fn table(flows_max: usize) -> Assembly {

@@ -146,7 +146,6 @@ mod tests {
     use std::io::Cursor;
 
     use super::*;
-    use crate::analyser::event::First;
     use crate::feeds::support::{Frame, capture, tcp};
 
     /// Records, mistakes that can be read over, and what ended it.
@@ -173,9 +172,8 @@ mod tests {
         let frame = |n: u16| Frame::at(1, tcp(&format!("10.0.0.1:{n}"), "10.0.0.2:80", "S", b""));
         let frames: Vec<_> = (1..=100).map(frame).collect();
         let whole = capture(1, false, false, &frames);
-        let open = |bytes: Vec<u8>| {
-            Feed::pcap(Cursor::new(bytes), Bounds::default(), keys(), |_, _| First::default()).unwrap()
-        };
+        let open =
+            |bytes: Vec<u8>| Feed::pcap(Cursor::new(bytes), Bounds::default(), keys(), |_, _| None).unwrap();
         assert_eq!(play(open(whole.clone())), (100, 0, None));
         let (records, _, end) = play(open(whole[..whole.len() - 1].to_vec()));
         assert_eq!(records, 99);
