@@ -4,9 +4,7 @@ mod attacks;
 mod dice;
 mod emit;
 mod evasion;
-mod fit;
 mod honest;
-mod logged;
 mod mixes;
 mod stage;
 pub(super) mod suite;
@@ -25,7 +23,7 @@ use attacks::{SCENARIOS, Scenario, Scene};
 use dice::Dice;
 use emit::Rows;
 use evasion::EVASIONS;
-use honest::{Variety, company};
+use honest::{Variety, company, site};
 use mixes::{MIXES, Mix};
 use stage::{DAWN, DAY, HOUR, Stage};
 use suite::{Attack, Call, Outcome, play_attack, play_mix};
@@ -61,6 +59,12 @@ pub struct SimulateArgs {
     /// How loud the emitted attack is
     #[arg(long, value_enum, default_value_t = Strength::Medium)]
     strength: Strength,
+    /// Emit it with the parameters kept for training, which no suite plays
+    #[arg(long)]
+    train: bool,
+    /// Emit it at a site without a mesh: addresses, a workstation, no policy
+    #[arg(long)]
+    site: bool,
 }
 
 /// How loud an attack is.
@@ -141,15 +145,15 @@ fn emit(name: &str, args: &SimulateArgs, out: &mut dyn Write) -> Result<(), Simu
         return Ok(());
     }
     let scenario = Scenario::find(name).ok_or_else(|| SimulateError::Name(name.into()))?;
-    let mut stage = Stage::new(Dice::new(args.seed, "test"));
-    let company = company(&mut stage, Variety::Test);
+    let (variety, word) = if args.train { (Variety::Train, "train") } else { (Variety::Test, "test") };
+    let mut stage = Stage::new(Dice::new(args.seed, word));
+    let company = if args.site { site(&mut stage, variety) } else { company(&mut stage, variety) };
     let mut rows = Rows::new(out, scenario.name)?;
     let at = DAWN + DAY + 2 * HOUR;
     while let Some(act) = stage.next(at) {
         rows.take(&act, &stage)?;
     }
-    let mut scene =
-        Scene { stage: &mut stage, company: &company, at, strength, variety: Variety::Test, pace: PACE };
+    let mut scene = Scene { stage: &mut stage, company: &company, at, strength, variety, pace: PACE };
     scenario.start(&mut scene);
     // What is still open when the attack is over is cut off: a row is written when a flow ends.
     while let Some(act) = stage.next(at + scenario.lasts(strength)) {

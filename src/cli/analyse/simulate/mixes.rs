@@ -52,7 +52,7 @@ const fn restart(name: &'static str, start: fn(&mut Stage, u64)) -> Mix {
 
 /// All of them.
 pub static MIXES: [Mix; 17] = [
-    mix("nightly-backup", 74 * HOUR, 24 * HOUR, nightly_backup),
+    mix("nightly-backup", 74 * HOUR, 30 * HOUR, nightly_backup),
     mix("cron", 26 * HOUR, 30 * HOUR, cron),
     mix("log-shipper", 26 * HOUR, 18 * HOUR, log_shipper),
     mix("video", 26 * HOUR, 12 * HOUR, video),

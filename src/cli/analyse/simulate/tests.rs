@@ -20,6 +20,10 @@ fn acts(scenario: &Scenario, strength: attacks::Strength, seed: u64) -> Vec<stag
 }
 
 fn emitted(name: &str, seed: u64) -> String {
+    emitted_as(name, seed, false, false)
+}
+
+fn emitted_as(name: &str, seed: u64, train: bool, site: bool) -> String {
     let mut out = Vec::new();
     let args = SimulateArgs {
         suite: false,
@@ -31,6 +35,8 @@ fn emitted(name: &str, seed: u64) -> String {
         seeds: 1,
         seed,
         strength: Strength::Medium,
+        train,
+        site,
     };
     run(&args, &mut out).unwrap();
     String::from_utf8(out).unwrap()
@@ -43,6 +49,9 @@ fn the_same_seed_gives_the_same_bytes_and_another_gives_others() {
     assert_ne!(first, emitted("scan", 8));
     assert!(first.starts_with(emit::COLUMNS) && first.lines().count() > 1000);
     assert!(first.lines().any(|line| line.ends_with(",1,scan")));
+    let site = emitted_as("scan", 7, true, true);
+    assert!(site.lines().skip(1).all(|line| line.split(',').nth(2) == Some("10.0.0.7")));
+    assert!(site.lines().any(|line| line.ends_with(",1,scan")));
 }
 
 #[test]
@@ -57,6 +66,8 @@ fn what_there_is_not_is_named() {
         seeds: 1,
         seed: 1,
         strength: Strength::Easy,
+        train: false,
+        site: false,
     };
     let said = run(&args, &mut Vec::new()).unwrap_err().to_string();
     assert_eq!(
