@@ -47,12 +47,7 @@ impl Attester {
                 self.appraised(session, &Message::default(), &next, now)?;
                 return Ok(None);
             }
-            Err(e) => {
-                // The peer may have said why in a TLS alert: the task that moves the frames heard it.
-                let heard = session.ended().filter(|_| matches!(e, ErrandError::Gone { .. }));
-                let refused = AttestRefused::from(e);
-                return Err(AttestRefused { reason: heard.unwrap_or(refused.reason), ..refused });
-            }
+            Err(e) => return Err(e.into()),
         };
         self.appraised(session, &answer.message, &next, now)?;
         session.was_handed(answer.message.nonce);
@@ -126,7 +121,7 @@ impl From<ErrandError> for AttestRefused {
             ErrandError::Refused { .. } => Reason::PeerRefused,
             ErrandError::Timeout => Reason::ConnectTimeout,
             ErrandError::TooLarge { .. } => Reason::EvidenceMalformed,
-            ErrandError::Gone { reason, .. } => reason,
+            ErrandError::Gone { .. } => Reason::PeerClosed,
         };
         Self { reason, detail }
     }
