@@ -33,21 +33,14 @@ test-load:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 load:: stalls
 
-# 2,000 attempts of 93 kinds to get in; each must stand in the audit. COUNTERSIGN_SEED=n for other ones; 2 minutes
-test-intruders:
-    .ci/peers
-    cargo build --locked --release
-    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 intruders::
-
-# Breaks the checks one by one and runs the tests of their rooms: a mutant that lives is a check that no test needs.
-# Hours on two cores; `just mutants -F channel/attest` for a part, `just mutants --shard 0/8` for a share
-mutants *args="":
-    command -v cargo-mutants >/dev/null || cargo install cargo-mutants --locked
-    cargo mutants --output target {{args}}
-
 # What waits for certificates to end; two minutes
 test-slow:
     cargo test --locked --test it -- --ignored --nocapture half_a_minute slept_through
+
+# Two thousand attempts to get in, of more than ninety kinds, each audited; two minutes
+test-intruders:
+    cargo build --locked --release
+    COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture intruders::
 
 # Network namespaces as hosts, whose links are cut while devices join; wants root, and takes 2 minutes
 test-hosts:
@@ -65,6 +58,11 @@ test-cuts:
 test-renewal:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 covered::
+
+# Breaks the code on purpose and sees whether a test notices; takes hours. `just mutants -f src/device/appraise.rs`
+mutants *args="":
+    cargo mutants --version || cargo install cargo-mutants --locked
+    cargo mutants {{args}}
 
 # Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
 fuzz seconds="60" *targets="":

@@ -288,7 +288,7 @@ fn refused_detail<B>(answer: &http::Response<B>) -> String {
 }
 
 /// The reason in an h2 error: the peer's TLS alert when there was one.
-fn reason_inside(error: &h2::Error) -> Reason {
+pub(super) fn reason_inside(error: &h2::Error) -> Reason {
     match error.get_io() {
         Some(io) => match identity::reason_of_io(io) {
             Reason::TlsFailed => Reason::PeerClosed,

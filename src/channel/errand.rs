@@ -12,6 +12,7 @@ use h2::server::SendResponse;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::dial::reason_inside;
 use super::listen::{Keeper, PROXY_STATUS, refusal_head};
 use super::session::Session;
 use crate::model::Reason;
@@ -141,7 +142,7 @@ async fn ask(
     answer_max: usize,
     timeout: Duration,
 ) -> Result<Bytes, ErrandError> {
-    let gone = |e: h2::Error| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() };
+    let gone = |e: h2::Error| ErrandError::Gone { reason: reason_inside(&e), detail: e.to_string() };
     let mut request = Request::new(());
     *request.method_mut() = Method::POST;
     // RFC 9113 §8.3.1 wants scheme and authority; who answers was proven by the handshake.
@@ -186,7 +187,7 @@ async fn collect(mut body: RecvStream, most: usize) -> Result<Bytes, ErrandError
     let mut whole = BytesMut::new();
     while let Some(chunk) = body.data().await {
         let chunk =
-            chunk.map_err(|e| ErrandError::Gone { reason: Reason::PeerClosed, detail: e.to_string() })?;
+            chunk.map_err(|e| ErrandError::Gone { reason: reason_inside(&e), detail: e.to_string() })?;
         if whole.len() + chunk.len() > most {
             return Err(ErrandError::TooLarge { most });
         }

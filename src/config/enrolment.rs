@@ -24,7 +24,7 @@ pub struct Enrolment {
 pub struct Membership {
     /// Who it is.
     pub authority: SpiffeId,
-    /// Where its peers' door is: 1..=[`PATHS_MAX`].
+    /// Where its peers' door is: 1..=16.
     pub paths: Vec<Authority>,
 }
 

@@ -140,7 +140,7 @@ fn kinds() -> Vec<Kind> {
         "another CA's device poses as the peer", Web, ["certificate_untrusted"] => |g, r, _l| posers::shows(g, r, "foreign ca");
         "an expired peer", Web, ["certificate_expired"] => |g, r, _l| posers::shows(g, r, "expired");
         "a revoked peer", Web, ["certificate_revoked"] => |g, r, _l| posers::shows(g, r, "revoked");
-        "a peer without its key", Web, ["certificate_invalid"] => |g, r, _l| posers::shows(g, r, "the peer without its key");
+        "a peer without its key", Web, ["certificate_invalid"] => |g, r, _l| posers::shows(g, r, "the peer's certificate without its key");
         "the peer's key, no errands", Web, ["evidence_missing"] * 2 => |g, r, _l| posers::answers(g, r, Manner::NotFound);
         "the peer's key, empty evidence", Web, ["evidence_missing"] * 2 => |g, r, _l| posers::answers(g, r, Manner::Empty);
         "the peer's key, noise as evidence", Web, ["evidence_malformed"] * 2 => |g, r, _l| posers::answers(g, r, Manner::Junk);

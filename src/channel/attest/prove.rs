@@ -47,7 +47,12 @@ impl Attester {
                 self.appraised(session, &Message::default(), &next, now)?;
                 return Ok(None);
             }
-            Err(e) => return Err(e.into()),
+            Err(e) => {
+                // The peer may have said why in a TLS alert: the task that moves the frames heard it.
+                let heard = session.ended().filter(|_| matches!(e, ErrandError::Gone { .. }));
+                let refused = AttestRefused::from(e);
+                return Err(AttestRefused { reason: heard.unwrap_or(refused.reason), ..refused });
+            }
         };
         self.appraised(session, &answer.message, &next, now)?;
         session.was_handed(answer.message.nonce);
@@ -121,7 +126,7 @@ impl From<ErrandError> for AttestRefused {
             ErrandError::Refused { .. } => Reason::PeerRefused,
             ErrandError::Timeout => Reason::ConnectTimeout,
             ErrandError::TooLarge { .. } => Reason::EvidenceMalformed,
-            ErrandError::Gone { .. } => Reason::PeerClosed,
+            ErrandError::Gone { reason, .. } => reason,
         };
         Self { reason, detail }
     }

@@ -192,9 +192,9 @@ impl Ground {
         }
         let (authority, web, server) =
             (running.pop().unwrap(), running.pop().unwrap(), running.pop().unwrap());
-        let (peer, other_key) = (yard.credentials("server-1").leaf, yard.credentials("other-1").key);
-        shown.insert("the peer without its key", Shown::read(&peer, &other_key));
         poser.may_be(Device::read(&yard, "server-1", &own), Key::read(&yard.credentials("web-1").key));
+        let keyless = Shown::read(&yard.credentials("server-1").leaf, &yard.credentials("other-1").key);
+        shown.insert("the peer's certificate without its key", keyless);
         let tokens = Tokens::make(&yard, join_door).await;
         Self {
             server,
