@@ -4,24 +4,24 @@ use std::sync::Arc;
 
 use rustls::SignatureScheme;
 #[cfg(feature = "aws-lc")]
-use rustls::crypto::aws_lc_rs as library;
+use rustls::crypto::aws_lc_rs as backend;
 #[cfg(not(feature = "aws-lc"))]
-use rustls::crypto::ring as library;
+use rustls::crypto::ring as backend;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 #[cfg(feature = "aws-lc")]
 use webpki::aws_lc_rs as signed_with;
 #[cfg(not(feature = "aws-lc"))]
 use webpki::ring as signed_with;
 
-use library::{cipher_suite, kx_group};
+use backend::{cipher_suite, kx_group};
 
 use super::Pq;
 #[cfg(not(feature = "aws-lc"))]
 use super::hybrid::X25519MLKEM768;
 #[cfg(feature = "aws-lc")]
-use library::kx_group::X25519MLKEM768;
+use backend::kx_group::X25519MLKEM768;
 
-pub(crate) use library::sign::{any_ecdsa_type, any_eddsa_type};
+pub(crate) use backend::sign::{any_ecdsa_type, any_eddsa_type};
 
 /// TLS 1.3 suites and groups of ring, or of AWS-LC with the feature `aws-lc`; with X25519MLKEM768 as `pq` says.
 ///
@@ -41,7 +41,7 @@ pub fn provider(pq: Pq) -> Arc<CryptoProvider> {
         ],
         kx_groups,
         signature_verification_algorithms: ALGORITHMS,
-        ..library::default_provider()
+        ..backend::default_provider()
     })
 }
 
