@@ -317,9 +317,10 @@ async fn replace_when_old(pool: Weak<Shared>, peer: Weak<Peer>, connection: Weak
         match Box::pin(pool.dial(&peer)).await {
             Ok(new) => {
                 let new = Arc::new(new);
-                tracing::info!(peer = %peer.id, old = %old.session.id, new = %new.session.id, "new keys: new flows take a new session");
                 pool.keep(&peer, &new);
-                return peer.forget(&old);
+                peer.forget(&old);
+                tracing::info!(peer = %peer.id, old = %old.session.id, new = %new.session.id, "new keys: new flows take a new session");
+                return;
             }
             Err(e) => {
                 tracing::warn!(peer = %peer.id, "new keys are due, and a new session cannot be had: {e}")
