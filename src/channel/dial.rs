@@ -23,7 +23,7 @@ use super::settings::Settings;
 use crate::device::Role;
 use crate::identity::{self, Identity};
 use crate::model::{Authority, Reason, SpiffeId, Timestamp, Transport};
-use crate::net::{self, BoxStream, SocketOptions};
+use crate::net::{self, BoxStream, ReadAhead, SocketOptions};
 use crate::protocols;
 
 /// A connection to a peer. It closes when dropped and its last flow is over.
@@ -111,12 +111,13 @@ pub async fn dial(addr: SocketAddr, peer: &SpiffeId, dialler: &Dialler) -> Resul
     let (config, leaf) = identity.dialling(peer, &[ALPN_H2]);
     let connector = TlsConnector::from(config);
     // A server's name is neither sent nor believed: the verifier wants the SPIFFE ID.
-    let shaken = connector.connect(identity::server_name(), tcp);
+    let shaken = connector.connect(identity::server_name(), ReadAhead::new(tcp));
     let shaken = tokio::time::timeout(settings.handshake_timeout, shaken);
-    let tls = shaken
+    let mut tls = shaken
         .await
         .map_err(|_| fail(Reason::TlsTimeout, "no answer to the TLS handshake".into()))?
         .map_err(|e| fail(identity::reason_of_io(&e), identity::detail_of_io(&e)))?;
+    tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
     let state = tls.get_ref().1;
     if state.alpn_protocol() != Some(ALPN_H2) {
         return Err(fail(Reason::TlsFailed, "the peer does not speak h2".into()));
@@ -163,7 +164,7 @@ fn client_builder(settings: &Settings) -> h2::client::Builder {
 
 /// Moves the connection's frames until it ends or is ended.
 async fn drive(
-    mut connection: h2::client::Connection<TlsStream<TcpStream>, Bytes>,
+    mut connection: h2::client::Connection<TlsStream<ReadAhead<TcpStream>>, Bytes>,
     session: Arc<Session>,
     _registered: Registered,
     settings: Settings,

@@ -11,12 +11,12 @@ use tokio_rustls::server::TlsStream;
 
 use super::session::{Registered, Session};
 use crate::model::{Authority, Reason, Refusal};
-use crate::net::{self, Answer, BoxFuture, BoxStream, HeadError, StreamError};
+use crate::net::{self, Answer, BoxFuture, BoxStream, HeadError, ReadAhead, StreamError};
 use crate::protocols::{self, Parsed};
 
 /// Reads the one request of the connection: its target, or why it is none; and the bytes sent ahead.
 pub(super) async fn request(
-    io: &mut TlsStream<TcpStream>,
+    io: &mut TlsStream<ReadAhead<TcpStream>>,
     deadline: Instant,
 ) -> (Result<Authority, Reason>, Bytes) {
     let mut buffer = BytesMut::new();
@@ -39,7 +39,7 @@ pub(super) async fn request(
 
 /// Answers that request.
 pub(super) struct H1Answer {
-    pub io: TlsStream<TcpStream>,
+    pub io: TlsStream<ReadAhead<TcpStream>>,
     pub early: Bytes,
     pub session: Arc<Session>,
     pub registered: Registered,

@@ -121,7 +121,9 @@ pub(super) const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Equal windows can lock each other up.
 pub(super) const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
 /// Largest DATA frame we take.
-pub(super) const FRAME_MAX: u32 = 256 * 1024;
+pub(super) const FRAME_MAX: u32 = 64 * 1024;
+/// Bytes of records that may wait for one socket: a whole DATA frame goes out by one system call.
+pub(super) const TLS_BUFFER: usize = FRAME_MAX as usize + 16 * 1024;
 /// Largest header list we take.
 pub(super) const HEADERS_MAX: u32 = 16 * 1024;
 /// Bytes one stream may have buffered towards the socket.

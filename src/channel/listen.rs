@@ -23,7 +23,7 @@ use crate::device::Role;
 use crate::identity::Identity;
 use crate::model::{Authority, Reason, Refusal, Timestamp, Transport};
 use crate::net::{
-    Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, SocketOptions, Spread, StreamError,
+    Accepted, Answer, BoxFuture, BoxStream, Listener, Patience, ReadAhead, SocketOptions, Spread, StreamError,
 };
 use crate::protocols;
 
@@ -123,9 +123,11 @@ async fn greet(
         Profile::Hbone { .. } => &[ALPN_H2],
     };
     let (config, leaf) = door.identity.accepting(spoken);
-    let shaken =
-        tokio::time::timeout(door.settings.handshake_timeout, join::shake(door.join.as_ref(), config, tcp));
-    let tls = match shaken.await {
+    let shaken = tokio::time::timeout(
+        door.settings.handshake_timeout,
+        join::shake(door.join.as_ref(), config, ReadAhead::new(tcp)),
+    );
+    let mut tls = match shaken.await {
         Ok(Ok(join::Shaken::Peer(tls))) => *tls,
         Ok(Ok(join::Shaken::Joiner(tls))) => {
             drop(slot);
@@ -135,6 +137,7 @@ async fn greet(
         Ok(Err((reason, detail))) => return door.keeper.refused(remote, reason, &detail),
         Err(_) => return door.keeper.refused(remote, Reason::TlsTimeout, ""),
     };
+    tls.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
     let now = Timestamp::now();
     let transport = match tls.get_ref().1.alpn_protocol() {
         Some(ALPN_H2) => Transport::H2,
@@ -161,7 +164,7 @@ async fn greet(
 
 async fn serve_h1(
     door: &PeersDoor,
-    mut tls: TlsStream<TcpStream>,
+    mut tls: TlsStream<ReadAhead<TcpStream>>,
     session: Arc<Session>,
     registered: Registered,
     slot: Box<dyn Send>,
@@ -175,7 +178,7 @@ async fn serve_h1(
 
 async fn serve_h2(
     door: &PeersDoor,
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<ReadAhead<TcpStream>>,
     session: Arc<Session>,
     registered: Registered,
     slot: Box<dyn Send>,

@@ -35,8 +35,8 @@ pub fn provider(pq: Pq) -> Arc<CryptoProvider> {
     };
     Arc::new(CryptoProvider {
         cipher_suites: vec![
-            cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_AES_128_GCM_SHA256,
+            cipher_suite::TLS13_AES_256_GCM_SHA384,
             cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ],
         kx_groups,
@@ -85,7 +85,7 @@ mod tests {
         let suites: Vec<_> = provider(Pq::Off).cipher_suites.iter().map(|s| s.suite()).collect();
         use rustls::CipherSuite as C;
         let expected =
-            [C::TLS13_AES_256_GCM_SHA384, C::TLS13_AES_128_GCM_SHA256, C::TLS13_CHACHA20_POLY1305_SHA256];
+            [C::TLS13_AES_128_GCM_SHA256, C::TLS13_AES_256_GCM_SHA384, C::TLS13_CHACHA20_POLY1305_SHA256];
         assert_eq!(suites, expected);
     }
 

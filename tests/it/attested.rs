@@ -207,7 +207,10 @@ async fn new_flows_take_a_session_with_new_keys_and_the_old_one_ends_with_its_la
     // Registered comes before proven: only when it is said do new flows take it.
     web.logged("new keys: new flows take a new session").await;
     let now = sessions().await;
-    assert!(now.len() > before.len() && before.iter().all(|id| now.contains(id)), "{now:?} beside {before:?}");
+    assert!(
+        now.len() > before.len() && before.iter().all(|id| now.contains(id)),
+        "{now:?} beside {before:?}"
+    );
     assert!(echoes(&mut long).await, "the long flow stays where it is");
     let mut new = TcpStream::connect(app).await.unwrap();
     echo(&mut new).await;

@@ -18,7 +18,7 @@ use crate::channel::listen::Keeper;
 use crate::identity;
 use crate::identity::authority::{Admitted, Ask, Granted, RecoverAsk};
 use crate::model::{Reason, Refusal};
-use crate::net::BoxFuture;
+use crate::net::{BoxFuture, ReadAhead};
 
 /// Decides for the authority, and writes it down. The door only carries messages.
 pub trait Clerk: Send + Sync + 'static {
@@ -60,9 +60,9 @@ impl JoinDoor {
 /// Who came in.
 pub(in crate::channel) enum Shaken {
     /// A peer that proved its certificate.
-    Peer(Box<TlsStream<TcpStream>>),
+    Peer(Box<TlsStream<ReadAhead<TcpStream>>>),
     /// Somebody without one, at the joining door.
-    Joiner(Box<TlsStream<TcpStream>>),
+    Joiner(Box<TlsStream<ReadAhead<TcpStream>>>),
 }
 
 /// Shakes hands. Who offers [`ALPN_JOIN`] and nothing else gets the joining door, if there is one; for everybody else
@@ -70,7 +70,7 @@ pub(in crate::channel) enum Shaken {
 pub(in crate::channel) async fn shake(
     join: Option<&JoinDoor>,
     peers: Arc<ServerConfig>,
-    tcp: TcpStream,
+    tcp: ReadAhead<TcpStream>,
 ) -> Result<Shaken, (Reason, String)> {
     let failed = |e: std::io::Error| (identity::reason_of_io(&e), identity::detail_of_io(&e));
     let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await.map_err(failed)?;
@@ -97,7 +97,7 @@ fn wants_to_join(hello: &ClientHello<'_>) -> bool {
 pub(in crate::channel) async fn serve(
     door: &JoinDoor,
     keeper: &dyn Keeper,
-    mut io: TlsStream<TcpStream>,
+    mut io: TlsStream<ReadAhead<TcpStream>>,
     source: SocketAddr,
 ) {
     let mut exporter = [0; 32];
