@@ -59,10 +59,9 @@ test-renewal:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 covered::
 
-# Breaks the code on purpose and sees whether a test notices; takes hours. `just mutants -f src/device/appraise.rs`
-mutants *args="":
-    cargo mutants --version || cargo install cargo-mutants --locked
-    cargo mutants {{args}}
+# Breaks the checks on purpose and sees whether a test notices; hours. `JOBS=2 just mutants device` for one room
+mutants *rooms="":
+    .ci/mutants {{rooms}}
 
 # Each target for so many seconds: `just fuzz`, `just fuzz 600 certificate`
 fuzz seconds="60" *targets="":
