@@ -59,7 +59,7 @@ test-renewal:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 covered::
 
-# Breaks the checks on purpose and sees whether a test notices; hours. `JOBS=2 just mutants device` for one room
+# Breaks the checks on purpose and sees whether a test notices; hours. `just mutants device` for one room
 mutants *rooms="":
     .ci/mutants {{rooms}}
 
