@@ -77,7 +77,7 @@ impl Flow {
         let near = BoxStream { read: Box::new(Spring::new(count, len)), write: Box::new(Drain::new(1)) };
         let far = BoxStream { read: Box::new(Spring::new(0, 1)), write: Box::new(Drain::new(burst)) };
         let mut ways = Ways::new(self.permit(), near, far);
-        let end = self.runtime.block_on(relay(&mut ways, &self.seat, &self.slot));
+        let end = self.runtime.block_on(relay(&mut ways, &self.seat, &self.slot, &|_, _| None));
         assert!(matches!(end, countersign::flow::End::Closed), "{end:?}");
     }
 

@@ -13,7 +13,7 @@ use crate::audit::{self, Log};
 use crate::capture::{self, OpenDoor};
 use crate::channel::{Attester, Dialler, JoinDoor, Sessions};
 use crate::config::{Config, Membership};
-use crate::flow::{Rooms, Table};
+use crate::flow::{Behaviour, Rooms, Table};
 use crate::identity::{Identity, Places};
 use crate::limits::{self, Governor, Handshakes, Knocks, Pressure};
 use crate::model::Timestamp;
@@ -98,6 +98,7 @@ pub(super) fn build(
     let rooms = Rooms {
         settings: config.flow.clone(),
         policy,
+        behaviour: Behaviour::new(&config.behaviour, seed()?),
         governor: Governor::new(&config.limits),
         pressure: Pressure::new(&config.limits, first),
         own_doors: own_doors(config),
@@ -127,6 +128,16 @@ pub(super) fn build(
         opened,
         drain,
     })
+}
+
+/// What strangers must not know of the analyser's tables.
+fn seed() -> Result<[u64; 2], StartError> {
+    let mut bytes = [[0; 8]; 2];
+    for half in &mut bytes {
+        let random = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), half);
+        random.map_err(|_| StartError(vec!["the system gives no random bytes".into()]))?;
+    }
+    Ok(bytes.map(u64::from_le_bytes))
 }
 
 /// Binds every socket; all that cannot be bound is told at once.

@@ -49,6 +49,21 @@ impl Inside {
         remarks.join("; ")
     }
 
+    fn behaviour_json(&self) -> Value {
+        let counted = self.rooms.behaviour.counted();
+        json!({
+            "mode": match self.rooms.behaviour.mode() {
+                flow::Mode::Off => "off",
+                flow::Mode::Observe => "observe",
+                flow::Mode::Enforce => "enforce",
+            },
+            "devices": counted.devices,
+            "judged": counted.judged,
+            "would_act": counted.would,
+            "quarantined": counted.quarantined,
+        })
+    }
+
     fn authority_json(&self, now: Timestamp) -> Value {
         let Some(id) = &self.contact.authority else { return Value::Null };
         let state = self.contact.state();
@@ -146,6 +161,7 @@ impl House for Inside {
                 "dropped": audit.dropped, "failing": audit.failing,
             },
             "authority": self.authority_json(now),
+            "behaviour": self.behaviour_json(),
             "flows": self.rooms.table.len(),
             "descriptors": format!("{} of {}", usage.descriptors_used, usage.descriptors_limit),
             "resident_bytes": usage.resident_bytes,

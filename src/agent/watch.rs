@@ -84,6 +84,8 @@ struct Seen {
     /// Entries in the log, and entries it could not take.
     entries: u64,
     lost: u64,
+    /// What the analyser had counted.
+    behaviour: flow::Counted,
 }
 
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -108,6 +110,7 @@ impl Watchman {
             looked: Instant::now(),
             entries: 0,
             lost: 0,
+            behaviour: flow::Counted::default(),
         };
         loop {
             match orders.recv_timeout(LOOK_EVERY) {
@@ -161,6 +164,11 @@ impl Watchman {
         for living in self.rooms.table.all() {
             flow::look_after(metrics, &living, look);
         }
+        flow::tick(&self.rooms, now);
+        let counted = self.rooms.behaviour.counted();
+        let before = std::mem::replace(&mut seen.behaviour, counted);
+        let (judged, would) = (counted.judged - before.judged, counted.would - before.would);
+        metrics.behaviour_counted(judged, would, counted.quarantined);
         if self.contact.authority.is_some() {
             let last = self.contact.state().last.unwrap_or(seen.since);
             metrics.authority_silent(now.since(last));

@@ -101,6 +101,11 @@ impl Engine {
         self.devices.get(device.0).map(|d| d.stage)
     }
 
+    /// How risky the device looked when it was last judged.
+    pub fn risk(&self, device: DeviceKey) -> Risk {
+        self.devices.get(device.0).map_or_else(Risk::default, |d| Risk::new((d.evidence.log * 10.0) as u8))
+    }
+
     /// A person says that the device is all right: it leaves quarantine, and its strikes and evidence are forgotten.
     pub fn release(&mut self, device: DeviceKey) {
         if let Some(device) = self.devices.get_mut(device.0) {

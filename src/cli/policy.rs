@@ -125,7 +125,7 @@ pub fn run(args: &Args, now: Timestamp, out: &mut dyn Write, err: &mut dyn Write
 }
 
 fn load(dir: &Path, now: Timestamp) -> Result<Bundle, LoadError> {
-    Bundle::load(&Settings { dir: dir.to_owned(), cache_max: 0 }, now)
+    Bundle::load(&Settings { dir: dir.to_owned(), cache_max: 0, behaviour_needed: false }, now)
 }
 
 fn check(
@@ -311,7 +311,7 @@ mod tests {
         );
         assert_eq!(
             warnings,
-            "warning: DIR/b.ceder: is not read: rules are in `*.cedar`, groups in `groups.toml`\n"
+            "warning: DIR/b.ceder: is not read: rules are in `*.cedar`, groups in `groups.toml`, actions in `behaviour.toml`\n"
         );
     }
 

@@ -122,7 +122,7 @@ impl<'n> File<'n> {
         root.finish();
 
         version?;
-        behaviour?;
+        let behaviour = behaviour?;
         let (pq, channel) = channel?;
         let inbound = inbound.into_iter().collect::<Read<_>>()?;
         let outbound = outbound.into_iter().collect::<Read<_>>()?;
@@ -131,7 +131,11 @@ impl<'n> File<'n> {
             device: device?,
             authority: authority?,
             enrolment: enrolment?,
-            policy: policy?,
+            policy: crate::policy::Settings {
+                behaviour_needed: behaviour.mode == flow::Mode::Enforce,
+                ..policy?
+            },
+            behaviour,
             audit: audit?,
             limits: limits?,
             channel: channel::Settings { listen: peers?, profile: profile?, ..channel },

@@ -36,6 +36,8 @@ pub struct Config {
     pub enrolment: Enrolment,
     /// `[policy]`.
     pub policy: policy::Settings,
+    /// `[behaviour]`.
+    pub behaviour: flow::BehaviourSettings,
     /// `[audit]`.
     pub audit: audit::Settings,
     /// `[limits]`.

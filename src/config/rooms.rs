@@ -13,9 +13,9 @@ use super::services::{CONNECT, IDLES, RESTS, WAITS, never_exposed};
 use crate::capture::Listen;
 use crate::device::{self, Component, Thresholds, Weights};
 use crate::identity::authority;
-use crate::model::{Authority, SpiffeId, Tier, TrustDomain};
+use crate::model::{Authority, SpiffeId, Tier, Timestamp, TrustDomain};
 use crate::net::UnixMode;
-use crate::{audit, channel, console, identity, limits, policy, telemetry};
+use crate::{audit, channel, console, flow, identity, limits, policy, telemetry};
 
 impl<'n> File<'n> {
     pub fn identity(&self, mut table: Table<'n>) -> Read<identity::Settings> {
@@ -127,7 +127,8 @@ impl<'n> File<'n> {
         let dir = self.path_or(&mut table, "dir", "policies");
         let cache_max = table.get_or("cache_max", 4096, |v| v.count(1..=COUNT_MAX));
         table.finish();
-        Ok(policy::Settings { dir: dir?, cache_max: cache_max? })
+        // `[behaviour]` has the last word.
+        Ok(policy::Settings { dir: dir?, cache_max: cache_max?, behaviour_needed: false })
     }
 
     pub fn audit(&self, mut table: Table<'n>) -> Read<audit::Settings> {
@@ -298,17 +299,30 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     Ok((pq?, settings))
 }
 
-pub(super) fn behaviour(mut table: Table<'_>) -> Read<()> {
-    let mode = table.get_or("mode", (), |value| match value.text()? {
-        "off" => Ok(()),
-        mode @ ("observe" | "enforce") => Err(value.wrong(format!(
-            "is `{mode}`, but `observe` and `enforce` arrive with the analyser of a later version; \
-             only `off` is accepted now"
-        ))),
-        other => Err(value.wrong(format!("must be `off`, got `{}`", cut(other)))),
+pub(super) fn behaviour(mut table: Table<'_>) -> Read<flow::BehaviourSettings> {
+    use flow::Mode::{Enforce, Observe, Off};
+    let default = flow::BehaviourSettings::default();
+    let mode = table.get_or("mode", default.mode, |value| {
+        value.one_of(&[("off", Off), ("observe", Observe), ("enforce", Enforce)])
     });
+    let enforce_from = table.get("enforce_from").map(|value| {
+        let text = value.text()?;
+        let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
+        parsed.map(|at| Timestamp::from_secs(at.unix_timestamp())).map_err(|_| {
+            value.wrong(format!("must be a time such as `2026-11-25T00:00:00Z`, got `{}`", cut(text)))
+        })
+    });
+    let learn = table.get_or("learn", default.learn, |v| v.duration(LEARNING));
+    let flows_max = table.get_or("flows_max", default.flows_max, |v| v.count(1..=COUNT_MAX));
+    let devices_max = table.get_or("devices_max", default.devices_max, |v| v.count(1..=COUNT_MAX));
     table.finish();
-    mode
+    Ok(flow::BehaviourSettings {
+        mode: mode?,
+        enforce_from: enforce_from.transpose()?,
+        learn: learn?,
+        flows_max: flows_max?,
+        devices_max: devices_max?,
+    })
 }
 
 pub(super) fn limits(mut table: Table<'_>) -> Read<limits::Settings> {
@@ -392,5 +406,7 @@ const COMPONENTS_MAX: usize = 64;
 const LEASES: RangeInclusive<Duration> = Duration::from_secs(3)..=Duration::from_secs(24 * 3600);
 const LOOKS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 const WAIT_MAX: Duration = Duration::from_secs(60);
+/// How long a device may have to be learnt.
+const LEARNING: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(30 * 86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const SOCKET: &str = "countersign.sock";

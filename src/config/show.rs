@@ -151,7 +151,7 @@ impl Config {
     }
 
     fn show_rooms(&self, toml: &mut Toml) {
-        let Self { identity, policy, audit, channel, flow, console, telemetry, .. } = self;
+        let Self { identity, policy, behaviour, audit, channel, flow, console, telemetry, .. } = self;
         toml.header("[channel]");
         toml.text(
             "pq",
@@ -176,7 +176,21 @@ impl Config {
         toml.path("dir", &policy.dir);
         toml.pair("cache_max", policy.cache_max);
         toml.header("[behaviour]");
-        toml.text("mode", "off");
+        toml.text(
+            "mode",
+            match behaviour.mode {
+                flow::Mode::Off => "off",
+                flow::Mode::Observe => "observe",
+                flow::Mode::Enforce => "enforce",
+            },
+        );
+        match behaviour.enforce_from {
+            Some(at) => toml.text("enforce_from", at),
+            None => toml.line(format_args!("# enforce_from: each device earns it")),
+        }
+        toml.time("learn", behaviour.learn);
+        toml.pair("flows_max", behaviour.flows_max);
+        toml.pair("devices_max", behaviour.devices_max);
         toml.header("[audit]");
         toml.path("dir", &audit.dir);
         toml.path("key", &audit.key);

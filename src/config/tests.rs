@@ -405,17 +405,22 @@ fn the_protocol_is_tcp_and_said() {
 }
 
 #[test]
-fn behaviour_can_only_be_off() {
-    good(&format!("{GOOD}[behaviour]\nmode = \"off\"\n"));
-    for mode in ["observe", "enforce"] {
-        assert_eq!(
-            with(&format!("[behaviour]\nmode = \"{mode}\"\n")),
-            format!(
-                "17:8: `behaviour.mode` is `{mode}`, but `observe` and `enforce` arrive with the analyser of a later version; only `off` is accepted now"
-            )
-        );
+fn behaviour_is_watched_unless_it_is_off_and_enforcing_needs_a_file_of_actions() {
+    use crate::flow::Mode::{Enforce, Observe, Off};
+    assert_eq!(good(GOOD).behaviour.mode, Observe);
+    for (mode, expected) in [("off", Off), ("observe", Observe), ("enforce", Enforce)] {
+        let config = good(&format!("{GOOD}[behaviour]\nmode = \"{mode}\"\n"));
+        assert_eq!(config.behaviour.mode, expected);
+        assert_eq!(config.policy.behaviour_needed, expected == Enforce);
     }
-    assert_eq!(with("[behaviour]\nmode = \"on\"\n"), "17:8: `behaviour.mode` must be `off`, got `on`");
+    let from = good(&format!("{GOOD}[behaviour]\nenforce_from = \"2026-11-25T00:00:00Z\"\n"));
+    assert_eq!(from.behaviour.enforce_from.unwrap().to_string(), "2026-11-25T00:00:00.000Z");
+    assert_eq!(
+        with("[behaviour]\nmode = \"on\"\nlearn = \"5s\"\nenforce_from = \"soon\"\n"),
+        "17:8: `behaviour.mode` must be `off` or `observe` or `enforce`, got `on`\n\
+         18:9: `behaviour.learn` must be a time of `1m`..=`30d`, got `5s`\n\
+         19:16: `behaviour.enforce_from` must be a time such as `2026-11-25T00:00:00Z`, got `soon`"
+    );
 }
 
 #[test]

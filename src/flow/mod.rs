@@ -1,5 +1,6 @@
 //! The story of one flow, and the table of living ones. Start reading in `run.rs`.
 
+mod behaviour;
 mod exit;
 mod intake;
 mod record;
@@ -9,6 +10,7 @@ mod run;
 mod settings;
 mod table;
 
+pub use behaviour::{Behaviour, Counted, Mode, Settings as BehaviourSettings, Way, tick};
 pub use intake::{Asker, Intake, Wanted};
 pub use record::look_after;
 pub use relay::{End, Ways, relay};

@@ -7,12 +7,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use super::behaviour;
 use super::table::{Count, Cut, Seat};
 use crate::limits::Slot;
+use crate::model::Reason;
 use crate::net::{BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf};
 use crate::policy::Permit;
 
@@ -33,6 +35,18 @@ pub struct Ways {
     down: Way,
 }
 
+impl End {
+    /// In the analyser's words. A flow that was idle for long has ended as it should.
+    pub(super) fn for_analyser(&self) -> behaviour::End {
+        match self {
+            Self::Closed => behaviour::End::Fin,
+            Self::Cut(cut) if cut.reason == Reason::IdleTimeout => behaviour::End::Fin,
+            Self::Cut(cut) if cut.reason == Reason::PolicyWithdrawn => behaviour::End::Policy,
+            Self::Reset(_) | Self::Cut(_) => behaviour::End::Reset,
+        }
+    }
+}
+
 impl Ways {
     /// Between the one who asked (`near`) and what was asked for (`far`). The permit is spent.
     pub fn new(_permit: Permit, near: BoxStream, far: BoxStream) -> Self {
@@ -40,8 +54,11 @@ impl Ways {
     }
 }
 
+/// Hears how many bytes went which way, and says how long that way must wait before the next.
+pub type Told<'a> = &'a (dyn Fn(behaviour::Way, usize) -> Option<Duration> + Sync);
+
 /// Relays until the flow ends.
-pub async fn relay(ways: &mut Ways, seat: &Seat, slot: &Slot) -> End {
+pub async fn relay(ways: &mut Ways, seat: &Seat, slot: &Slot, told: Told<'_>) -> End {
     let Ways { up, down } = ways;
     let end = {
         let mut cut = std::pin::pin!(seat.until_cut());
@@ -49,8 +66,8 @@ pub async fn relay(ways: &mut Ways, seat: &Seat, slot: &Slot) -> End {
             if let Poll::Ready(cut) = cut.as_mut().poll(cx) {
                 return Poll::Ready(End::Cut(cut));
             }
-            let up_end = up.poll(cx, slot, &seat.moved.up);
-            let down_end = down.poll(cx, slot, &seat.moved.down);
+            let up_end = up.poll(cx, slot, &seat.moved.up, &|len| told(behaviour::Way::Out, len));
+            let down_end = down.poll(cx, slot, &seat.moved.down, &|len| told(behaviour::Way::In, len));
             match (up_end, down_end) {
                 (Poll::Ready(Err(e)), _) | (_, Poll::Ready(Err(e))) => Poll::Ready(End::Reset(e)),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
@@ -99,14 +116,20 @@ impl Way {
     }
 
     /// Moves what can be moved now. Ready when the source closed and everything arrived.
-    fn poll(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &Count) -> Poll<Result<(), StreamError>> {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        slot: &Slot,
+        moved: &Count,
+        told: &dyn Fn(usize) -> Option<Duration>,
+    ) -> Poll<Result<(), StreamError>> {
         if self.finished {
             return Poll::Ready(Ok(()));
         }
         let mut rounds = 0;
         loop {
             let read = self.poll_read(cx)?;
-            let sent = self.poll_write(cx, slot, moved)?;
+            let sent = self.poll_write(cx, slot, moved, told)?;
             if self.source == Source::Closed && self.chunks.is_empty() {
                 return self.poll_finish(cx);
             }
@@ -149,7 +172,13 @@ impl Way {
     }
 
     /// Passes on what waits, as far as the device's byte rate allows; says whether something went.
-    fn poll_write(&mut self, cx: &mut Context<'_>, slot: &Slot, moved: &Count) -> Result<bool, StreamError> {
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        slot: &Slot,
+        moved: &Count,
+        told: &dyn Fn(usize) -> Option<Duration>,
+    ) -> Result<bool, StreamError> {
         if self.chunks.is_empty() {
             return Ok(false);
         }
@@ -165,7 +194,9 @@ impl Way {
                 self.unflushed = true;
                 moved.add(sent);
                 // Paid for afterwards: what was sent is known only now. The source is still drained meanwhile.
-                if let Err(wait) = slot.bytes(sent, Instant::now()) {
+                let slow = told(sent);
+                let spent = slot.bytes(sent, Instant::now()).err();
+                if let Some(wait) = spent.max(slow) {
                     self.wait = Some(Box::pin(tokio::time::sleep(wait)));
                     cx.waker().wake_by_ref();
                 }

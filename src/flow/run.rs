@@ -1,6 +1,7 @@
 //! One flow from its door to its end, step by step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::audit::Log;
 use crate::limits::{Governor, Pressure, Slot, retry_after};
@@ -9,6 +10,7 @@ use crate::policy::{Permit, Policy, Verdict};
 use crate::resilience::Pool;
 use crate::telemetry::Metrics;
 
+use super::behaviour::{Behaviour, End, Watch};
 use super::exit::{self, Far};
 use super::intake::{Asker, Intake, Wanted};
 use super::record::{Closing, Record};
@@ -23,6 +25,8 @@ pub struct Rooms {
     pub settings: Settings,
     /// Who may do what.
     pub policy: Policy,
+    /// How every device behaves.
+    pub behaviour: Behaviour,
     /// Who may do how much.
     pub governor: Governor,
     /// Whether this process can take more at all.
@@ -44,12 +48,15 @@ pub struct Rooms {
 /// Carries one flow from its door to its end. Everything it meets on the way is written down.
 pub async fn run(rooms: Arc<Rooms>, intake: Intake) {
     // Boxed: what opening takes is given back before the flow settles down, perhaps to be idle for hours.
-    let Some(Open { seat, slot, mut ways, closing }) = Box::pin(open(&rooms, intake)).await else { return };
+    let Some(Open { seat, slot, mut ways, watch, closing }) = Box::pin(open(&rooms, intake)).await else {
+        return;
+    };
     let end = match &mut ways {
-        Ok(ways) => relay::relay(ways, &seat, &slot).await,
+        Ok(ways) => relay::relay(ways, &seat, &slot, &|way, len| watch.moved(&seat, way, len)).await,
         Err(end) => std::mem::replace(end, relay::End::Closed),
     };
     closing.closed(&end, &seat, Timestamp::now());
+    watch.close(&seat, end.for_analyser());
 }
 
 /// A flow that may carry bytes.
@@ -58,6 +65,7 @@ struct Open<'a> {
     slot: Slot,
     /// Or how it ended when the one who asked had left.
     ways: Result<relay::Ways, relay::End>,
+    watch: Watch<'a>,
     closing: Closing<'a>,
 }
 
@@ -75,11 +83,11 @@ async fn open(rooms: &Rooms, intake: Intake) -> Option<Open<'_>> {
             return None;
         }
     };
-    let Admitted { slot, route, seat, permit } = admitted;
+    let Admitted { slot, route, seat, permit, watch, wait } = admitted;
     record.admitted(&route, &seat, &permit);
 
     let opened = match record.allowed() {
-        Ok(()) => open_far(rooms, &route, &seat, &record).await,
+        Ok(()) => open_far(rooms, &route, &seat, wait, &record).await,
         Err(reason) => Err(record.refusal(reason)),
     };
     let far = match opened {
@@ -105,7 +113,7 @@ async fn open(rooms: &Rooms, intake: Intake) -> Option<Open<'_>> {
         Ok(near) => Ok(relay::Ways::new(permit, near, far.stream)),
         Err(e) => Err(relay::End::Reset(e)),
     };
-    Some(Open { seat, slot, ways, closing })
+    Some(Open { seat, slot, ways, watch, closing })
 }
 
 struct Admitted<'a> {
@@ -113,6 +121,9 @@ struct Admitted<'a> {
     route: Route<'a>,
     seat: Seat,
     permit: Permit,
+    watch: Watch<'a>,
+    /// The device looks strange: so long its flow waits.
+    wait: Duration,
 }
 
 /// Admits, registers, judges, in this order: bounded first, and findable by a reload before it is judged.
@@ -136,13 +147,23 @@ fn admit<'a>(
     let device = asker.device.clone().map_err(refuse)?;
     let wanted = wanted.map_err(refuse)?;
     let route = routes::find(&rooms.settings, asker.direction, &wanted).map_err(refuse)?;
-    let facts = asker.facts(device, route.name().clone(), now);
+    let mut facts = asker.facts(device, route.name().clone(), now);
+    facts.session.risk = rooms.behaviour.risk(&asker.id);
     let idle = idle_timeout(&route);
     let seat =
         rooms.table.register(record.id(), facts.clone(), &asker.source, asker.session.clone(), idle, now);
-    match rooms.policy.current().decide(&facts, record.id()) {
-        Verdict::Permit(permit) => Ok(Admitted { slot, route, seat, permit }),
-        Verdict::Denial(denial) => Err(denial.refusal()),
+    let decided = rooms.policy.current().decide(&facts, record.id());
+    let (watch, behaves) = Watch::open(rooms, &seat, matches!(decided, Verdict::Denial(_)), now);
+    match (decided, behaves) {
+        (Verdict::Permit(permit), Ok(wait)) => Ok(Admitted { slot, route, seat, permit, watch, wait }),
+        (Verdict::Permit(_), Err(cut)) => {
+            let refusal = record.refusal(cut.reason);
+            Err(cut.refusal(refusal))
+        }
+        (Verdict::Denial(denial), _) => {
+            watch.close(&seat, End::Policy);
+            Err(denial.refusal())
+        }
     }
 }
 
@@ -151,11 +172,18 @@ async fn open_far(
     rooms: &Rooms,
     route: &Route<'_>,
     seat: &Seat,
+    wait: Duration,
     record: &Record<'_>,
 ) -> Result<Far, Refusal> {
+    let far = async {
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        exit::open(rooms, route, seat).await
+    };
     tokio::select! {
         cut = seat.until_cut() => Err(record.refusal(cut.reason).rule(cut.rule).detail(cut.detail)),
-        far = exit::open(rooms, route, seat) => far.map_err(|e| record.refusal(e.reason).detail(e.detail)),
+        far = far => far.map_err(|e| record.refusal(e.reason).detail(e.detail)),
     }
 }
 

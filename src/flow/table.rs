@@ -128,6 +128,11 @@ impl Living {
         facts
     }
 
+    /// The session it came on, where it came from a peer.
+    pub fn arrived_on(&self) -> Option<&Arc<Session>> {
+        self.arrived_on.as_ref()
+    }
+
     /// The sessions it rides on.
     pub fn sessions(&self) -> impl Iterator<Item = &Arc<Session>> {
         self.arrived_on.iter().chain(self.leaves_on.get())
@@ -188,6 +193,11 @@ impl Table {
     /// The living flows.
     pub fn all(&self) -> Vec<Arc<Living>> {
         self.lock().values().cloned().collect()
+    }
+
+    /// The living flow of this number.
+    pub fn get(&self, id: FlowId) -> Option<Arc<Living>> {
+        self.lock().get(&id).cloned()
     }
 
     /// How many live.

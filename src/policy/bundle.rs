@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cedar_policy::{Authorizer, PolicyId, PolicySet, ValidationMode, Validator};
 use sha2::{Digest, Sha256};
 
+use super::behaviour::Behaviour;
 use super::cache::Cache;
 use super::engine::Outcome;
 use super::groups::Groups;
@@ -21,10 +22,12 @@ pub const RULES_MAX: usize = 10_000;
 
 /// The file of groups.
 pub(crate) const GROUPS_FILE: &str = "groups.toml";
+/// The file of what is done about behaviour.
+pub(crate) const BEHAVIOUR_FILE: &str = "behaviour.toml";
 /// How a file of rules ends.
 pub(crate) const RULES_SUFFIX: &str = ".cedar";
 
-/// One policy file: `*.cedar` or `groups.toml`.
+/// One policy file: `*.cedar`, `groups.toml` or `behaviour.toml`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Source {
     /// Its name without the folder.
@@ -47,6 +50,7 @@ pub struct Bundle {
     pub(crate) rules: Vec<Rule>,
     pub(crate) numbers: HashMap<PolicyId, usize>,
     pub(crate) groups: Groups,
+    behaviour: Option<Behaviour>,
     pub(crate) index: Index,
     pub(crate) vocabulary: Vocabulary,
     pub(crate) authorizer: Authorizer,
@@ -68,12 +72,14 @@ impl Bundle {
         let mut sorted: Vec<&Source> = sources.iter().collect();
         sorted.sort_by_key(|s| &s.name);
         let groups = read_groups(&sorted, &mut problems);
+        let behaviour = read_behaviour(&sorted, &mut problems);
         let rules = read_rules(&sorted, &groups, &vocabulary, &mut problems);
         let bundle = Self {
             numbers: rules.iter().enumerate().map(|(at, rule)| (rule.policy.id().clone(), at)).collect(),
             index: Index::new(&rules),
             rules,
             groups,
+            behaviour,
             vocabulary,
             authorizer: Authorizer::new(),
             cache: Cache::new(cache_max),
@@ -107,6 +113,11 @@ impl Bundle {
     /// The names of the groups a device belongs to, sorted.
     pub fn groups_of(&self, device: &SpiffeId) -> &[Box<str>] {
         self.groups.of(device)
+    }
+
+    /// What may be done about behaviour, when there is a `behaviour.toml`.
+    pub fn behaviour(&self) -> Option<&Behaviour> {
+        self.behaviour.as_ref()
     }
 
     /// How many files it was made of.
@@ -171,6 +182,11 @@ fn read_groups(sources: &[&Source], problems: &mut Problems) -> Groups {
     }
 }
 
+fn read_behaviour(sources: &[&Source], problems: &mut Problems) -> Option<Behaviour> {
+    let source = sources.iter().find(|s| *s.name == *BEHAVIOUR_FILE)?;
+    Some(Behaviour::read(&Text::new(&source.name, &source.text), problems))
+}
+
 /// A rule as it stands in its file.
 struct Found<'a> {
     file: &'a Text<'a>,
@@ -185,8 +201,11 @@ fn read_rules(
     problems: &mut Problems,
 ) -> Vec<Rule> {
     let is_rules = |s: &&Source| s.name.ends_with(RULES_SUFFIX);
-    for other in sources.iter().copied().filter(|s| !is_rules(s) && *s.name != *GROUPS_FILE) {
-        problems.push(Problem::whole(&other.name, "policy files are `*.cedar` and `groups.toml`"));
+    for other in sources.iter().copied().filter(|s| !is_rules(s)) {
+        if *other.name != *GROUPS_FILE && *other.name != *BEHAVIOUR_FILE {
+            let message = "policy files are `*.cedar`, `groups.toml` and `behaviour.toml`";
+            problems.push(Problem::whole(&other.name, message));
+        }
     }
     let files: Vec<_> =
         sources.iter().copied().filter(is_rules).map(|s| Text::new(&s.name, &s.text)).collect();

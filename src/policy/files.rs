@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::bundle::{Bundle, GROUPS_FILE, RULES_SUFFIX, Source};
+use super::bundle::{BEHAVIOUR_FILE, Bundle, GROUPS_FILE, RULES_SUFFIX, Source};
 use super::cases::Cases;
 use super::problem::{LoadError, Problem, Problems, Text};
 use super::settings::Settings;
@@ -17,7 +17,7 @@ pub const FILE_LEN_MAX: u64 = 1024 * 1024;
 pub const FILES_MAX: usize = 256;
 
 impl Bundle {
-    /// Reads `*.cedar` and `groups.toml` of the folder; names that begin with a dot are an editor's affair and left
+    /// Reads `*.cedar`, `groups.toml` and `behaviour.toml` of the folder; names that begin with a dot are an editor's affair and left
     /// alone. A folder that changes while it is read is read again.
     ///
     /// # Errors
@@ -28,6 +28,10 @@ impl Bundle {
             let sources = read_sources(dir, is_policy);
             sources
                 .and_then(|sources| Self::from_sources(&sources, settings.cache_max, now))
+                .and_then(|bundle| match settings.behaviour_needed && bundle.behaviour().is_none() {
+                    true => Err(LoadError::whole(BEHAVIOUR_FILE, BEHAVIOUR_MISSING)),
+                    false => Ok(bundle),
+                })
                 .map_err(|e| e.within(dir))
         };
         let restless =
@@ -62,13 +66,17 @@ pub fn misnamed(dir: &Path) -> Result<Vec<Problem>, LoadError> {
     let looks_like = |name: &str| {
         let ending = name.rsplit('.').next().unwrap_or_default();
         let alike = strsim::jaro_winkler(ending, "cedar").max(strsim::jaro_winkler(name, GROUPS_FILE));
+        let alike = alike.max(strsim::jaro_winkler(name, BEHAVIOUR_FILE));
         !is_policy(name)
             && (alike > ALIKE_MIN || name.contains(RULES_SUFFIX))
             && !name.ends_with(".cedarschema")
     };
     let found = list(dir, looks_like).map_err(|e| LoadError::whole("", e.to_string()).within(dir))?;
     let told = |(name, _): (String, PathBuf)| {
-        Problem::whole(&name, "is not read: rules are in `*.cedar`, groups in `groups.toml`")
+        Problem::whole(
+            &name,
+            "is not read: rules are in `*.cedar`, groups in `groups.toml`, actions in `behaviour.toml`",
+        )
     };
     Ok(found.into_iter().map(told).collect())
 }
@@ -102,7 +110,7 @@ pub fn fingerprint(dir: &Path) -> Stamp {
 }
 
 fn is_policy(name: &str) -> bool {
-    name.ends_with(RULES_SUFFIX) || name == GROUPS_FILE
+    name.ends_with(RULES_SUFFIX) || name == GROUPS_FILE || name == BEHAVIOUR_FILE
 }
 
 fn stamp(dir: &Path) -> io::Result<Vec<FileStamp>> {
@@ -168,6 +176,8 @@ fn read_file(name: &str, path: &Path) -> Result<String, Problem> {
     })
 }
 
+const BEHAVIOUR_MISSING: &str =
+    "is missing, and `[behaviour] mode` is `enforce`: it says what is done, see `docs/analyser.md`";
 /// Jaro-Winkler similarity from which on a name is taken for a slip of the pen.
 const ALIKE_MIN: f64 = 0.85;
 /// How often a folder that changes under our eyes is read before we give up.

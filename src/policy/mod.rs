@@ -1,12 +1,13 @@
 //! Judges facts against a checked bundle and hands out permits.
 //!
-//! A folder of Cedar rules and one `groups.toml` become a [`Bundle`], or *all* the mistakes at once with file, line
+//! A folder of Cedar rules, one `groups.toml` and one `behaviour.toml` become a [`Bundle`], or *all* the mistakes at once with file, line
 //! and column. A bundle answers [`Facts`](crate::model::Facts) with a [`Verdict`]; only here is a [`Permit`] made.
 //! [`Policy`] holds the bundle in force and swaps it for a better one; a broken one never replaces it.
 //!
 //! Everything but `files` is plain functions: no clock, no socket, no folder. What errs while it is judged denies:
 //! Cedar itself would skip an erring `forbid` and so open the door.
 
+mod behaviour;
 mod bundle;
 mod cache;
 mod cases;
@@ -27,6 +28,7 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
+pub use behaviour::{BEHAVIOUR_ACTIONS, BEHAVIOUR_BANDS, BEHAVIOUR_ENTRIES_MAX, BEHAVIOUR_RULES, Behaviour};
 pub use bundle::{Bundle, FindDeviceError, RULES_MAX, Source};
 pub use cases::{CASES_MAX, Case, Cases, Failure, Tally};
 pub use engine::Explanation;

@@ -405,7 +405,7 @@ fn write(dir: &Path, name: &str, text: &str) {
 }
 
 fn settings(dir: &Path) -> Settings {
-    Settings { dir: dir.to_owned(), cache_max: 16 }
+    Settings { dir: dir.to_owned(), cache_max: 16, behaviour_needed: false }
 }
 
 /// The mistakes of a folder, with its path cut off.

@@ -51,6 +51,10 @@ struct Inner {
     audit_entries: Counter,
     audit_dropped: Counter,
     attested: Counter,
+    behaviour_judged: Counter,
+    behaviour_would: Counter,
+    behaviour_acted: Counter,
+    behaviour_quarantined: Gauge,
     flows_active: Gauge,
     sessions_active: Gauge,
     certificate_expiry: Gauge<u64, AtomicU64>,
@@ -123,6 +127,26 @@ impl Metrics {
                 "Audit entries dropped (`on_full = \"drop-allow\"`)",
             ),
             attested: counter(&mut registry, "evidence_accepted", "Times that a peer's evidence was taken"),
+            behaviour_judged: counter(
+                &mut registry,
+                "behaviour_judged",
+                "Checkpoints of flows whose device is known well enough to be judged",
+            ),
+            behaviour_would: counter(
+                &mut registry,
+                "behaviour_would_act",
+                "Judged checkpoints that were found strange, whether or not anything was done",
+            ),
+            behaviour_acted: counter(
+                &mut registry,
+                "behaviour_acted",
+                "Times that something was done about strange behaviour",
+            ),
+            behaviour_quarantined: gauge(
+                &mut registry,
+                "behaviour_quarantined",
+                "Devices in quarantine for their behaviour",
+            ),
             flows_active: gauge(&mut registry, "flows_active", "Flows alive"),
             sessions_active: gauge(&mut registry, "sessions_active", "Sessions with peers alive"),
             certificate_expiry: gauge(
@@ -169,6 +193,18 @@ impl Metrics {
             Way::Down => &self.0.bytes_down,
         };
         per_direction.get(direction).inc_by(bytes);
+    }
+
+    /// What the analyser has counted since this was said last, and how many devices are in quarantine now.
+    pub fn behaviour_counted(&self, judged: u64, would: u64, quarantined: usize) {
+        self.0.behaviour_judged.inc_by(judged);
+        self.0.behaviour_would.inc_by(would);
+        self.0.behaviour_quarantined.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
+    }
+
+    /// Something was done about strange behaviour.
+    pub fn behaviour_acted(&self) {
+        self.0.behaviour_acted.inc();
     }
 
     /// Something was refused.

@@ -12,6 +12,7 @@
 mod support;
 
 mod attested;
+mod behaviour;
 mod bounds;
 mod carried;
 mod covered;

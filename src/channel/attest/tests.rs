@@ -567,3 +567,32 @@ fn what_is_no_message_is_refused() {
         assert_eq!(tier(&meeting.server), Err(Reason::EvidenceMalformed));
     }
 }
+
+#[test]
+fn evidence_names_the_files_in_force() {
+    let world = World::new();
+    let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
+    let named = || {
+        let evidence = ask(&a, &meet(&a, &b).client).evidence;
+        // COSE_Sign1: [protected, unprotected, payload, signature].
+        let sign1 =
+            <coset::CoseSign1 as coset::TaggedCborSerializable>::from_tagged_slice(&evidence).unwrap();
+        let claims = device::parse_claims(&sign1.payload.unwrap()).unwrap().0;
+        (claims.config_digest, claims.policy_digest)
+    };
+    assert_eq!(named(), ([1; 32], [2; 32]));
+    a.attester.set_digests(Digests { config: [3; 32], policy: [4; 32] });
+    assert_eq!(named(), ([3; 32], [4; 32]));
+}
+
+#[test]
+fn a_renewed_leaf_is_told_to_everybody_who_keeps_a_session() {
+    let world = World::new();
+    let a = enrolled(&world, "a", 1);
+    let mut keeper = a.attester.0.renewed.subscribe();
+    assert!(!keeper.has_changed().unwrap());
+    a.attester.renewed();
+    assert!(keeper.has_changed().unwrap());
+    keeper.mark_unchanged();
+    assert!(!keeper.has_changed().unwrap());
+}

@@ -1,0 +1,151 @@
+//! What the analyser finds strange is told, and done away with where the files say so.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::{
+    Client, Credentials, H2Client, Service, Sidecar, Yard, binary, echo, echoes, free_addr, until,
+};
+
+/// Nothing has to be learnt first: every device is judged by the floors.
+const ENFORCE: &str = "\n[behaviour]\nmode = \"enforce\"\nenforce_from = \"2020-01-01T00:00:00Z\"\n";
+
+/// `server-1` with the service `orders`, furnished but not started.
+fn furnished(
+    yard: &Yard,
+    target: SocketAddr,
+    behaviour: &str,
+    actions: Option<&str>,
+) -> (PathBuf, SocketAddr) {
+    let door = free_addr();
+    let inbound = format!("[[inbound]]\nname = \"orders\"\ntarget = \"{target}\"\nprotocol = \"tcp\"\n");
+    let dir = yard.furnish("server-1", &format!("[peers]\nlisten = \"{door}\"\n{inbound}{behaviour}"));
+    if let Some(actions) = actions {
+        std::fs::write(dir.join("policies/behaviour.toml"), actions).unwrap();
+    }
+    (dir, door)
+}
+
+/// Opens so many flows one after the other as fast as they come; the statuses.
+async fn flood(door: SocketAddr, by: &Credentials, flows: usize) -> Vec<(u16, String)> {
+    // One session: the more handshakes, the more the machine's speed would matter.
+    let client = H2Client::connect(door, by).await;
+    let mut said = Vec::new();
+    for _ in 0..flows {
+        let (status, reason, ..) = client.ask("orders:80").await.unwrap();
+        said.push((status, reason));
+    }
+    said
+}
+
+/// The entries of this kind with this reason.
+fn written(server: &Sidecar, kind: &str, reason: &str) -> Vec<Value> {
+    server.entries().into_iter().filter(|e| e["kind"] == kind && e["reason"] == reason).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_is_blocked_and_explained_and_another_device_does_not_suffer() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let actions = "[[behaviour]]\nrules = [\"flood\"]\naction = \"block\"\n";
+    let (dir, door) = furnished(&yard, orders.addr, ENFORCE, Some(actions));
+    let server = Sidecar::start(&dir).await;
+    let (web, other) = (yard.issue("web-1"), yard.issue("brief-1"));
+    let mut living = Client::connect(door, &other).await.ask("orders:80").await.flow();
+    echo(&mut living).await;
+
+    let said = flood(door, &web, 150).await;
+    assert!(said.iter().take(10).all(|(status, _)| *status == 200), "the floor leaves room: {said:?}");
+    assert!(said.contains(&(403, "behaviour_blocked".to_owned())), "{said:?}");
+    // Each refusal stands in the audit, with the rule and its figures.
+    let refused = said.iter().filter(|(status, _)| *status == 403).count();
+    let denied = until("an entry for each refusal", async || {
+        let denied = written(&server, "deny", "behaviour_blocked");
+        let all: u64 = denied.iter().map(|e| e["count"].as_u64().unwrap_or(1)).sum();
+        (all == refused as u64).then_some(denied)
+    })
+    .await;
+    // Those that came too fast are summed in one.
+    for entry in denied.iter().filter(|e| e["count"].is_null()) {
+        let why = entry["detail"].as_str().unwrap();
+        assert!(why.starts_with("rule=flood flows_1") && why.contains(" limit="), "{why}");
+        assert_eq!((&entry["rule"], &entry["target"]), (&"flood".into(), &"orders:80".into()));
+        assert_eq!(entry["device"], "spiffe://example.org/device/web-1");
+    }
+
+    assert!(echoes(&mut living).await);
+    assert_eq!(Client::connect(door, &other).await.ask("orders:80").await.said(), (200, ""));
+    let status = server.status().await;
+    assert_eq!(status["behaviour"]["mode"], "enforce");
+    assert_eq!(status["behaviour"]["devices"], 2);
+    assert!(status["behaviour"]["would_act"].as_u64().unwrap() >= refused as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_file_names_another_service_or_rule_or_allows_it_nothing_is_done() {
+    for actions in [
+        "[[behaviour]]\nservices = [\"ledger\"]\naction = \"quarantine\"\n",
+        "[[behaviour]]\nrules = [\"scan\"]\naction = \"quarantine\"\n",
+        "[[behaviour]]\nservices = [\"orders\"]\nrules = [\"flood\"]\nband = \"low\"\naction = \"allow\"\n\
+         [[behaviour]]\naction = \"quarantine\"\n",
+    ] {
+        let (yard, orders) = (Yard::new(), Service::echo().await);
+        let (dir, door) = furnished(&yard, orders.addr, ENFORCE, Some(actions));
+        let server = Sidecar::start(&dir).await;
+        let said = flood(door, &yard.issue("web-1"), 80).await;
+        assert!(said.iter().all(|(status, _)| *status == 200), "{actions}: {said:?}");
+        assert!(written(&server, "deny", "behaviour_blocked").is_empty());
+        assert!(server.status().await["behaviour"]["would_act"].as_u64().unwrap() > 0, "{actions}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_goes_on_is_quarantined_and_its_living_flows_end() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let actions = "[[behaviour]]\nrules = [\"flood\"]\naction = \"quarantine\"\n";
+    let (dir, door) = furnished(&yard, orders.addr, ENFORCE, Some(actions));
+    let server = Sidecar::start(&dir).await;
+    let web = yard.issue("web-1");
+    let mut living = Client::connect(door, &web).await.ask("orders:80").await.flow();
+    echo(&mut living).await;
+    let said = flood(door, &web, 150).await;
+    assert!(said.contains(&(403, "behaviour_quarantined".to_owned())), "{said:?}");
+    assert_eq!(said.last().unwrap().1, "behaviour_quarantined", "it lasts");
+    server.wrote("close", "behaviour_quarantined").await;
+    let block = server.wrote("block", "behaviour_quarantined").await;
+    let told = block["detail"].as_str().unwrap();
+    assert!(told.starts_with("quarantine: rule=flood") && told.ends_with("; 1 more flows end"), "{told}");
+    assert_eq!(written(&server, "block", "behaviour_quarantined").len(), 1, "said once");
+    assert!(!echoes(&mut living).await, "the flow it had ends as well");
+    let other = yard.issue("brief-1");
+    assert_eq!(Client::connect(door, &other).await.ask("orders:80").await.said(), (200, ""));
+    assert_eq!(server.status().await["behaviour"]["quarantined"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unless_it_is_enforced_strange_behaviour_is_only_counted() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let observe = ENFORCE.replace("\"enforce\"", "\"observe\"");
+    let actions = "[[behaviour]]\naction = \"quarantine\"\n";
+    let (dir, door) = furnished(&yard, orders.addr, &observe, Some(actions));
+    let server = Sidecar::start(&dir).await;
+    let said = flood(door, &yard.issue("web-1"), 80).await;
+    assert!(said.iter().all(|(status, _)| *status == 200), "{said:?}");
+    let behaviour = server.status().await["behaviour"].clone();
+    assert_eq!((&behaviour["mode"], &behaviour["quarantined"]), (&"observe".into(), &0.into()));
+    assert!(behaviour["would_act"].as_u64().unwrap() > 0, "{behaviour}");
+}
+
+#[test]
+fn enforcing_without_a_file_of_actions_does_not_start_and_says_which_is_missing() {
+    let yard = Yard::new();
+    let (dir, _) = furnished(&yard, "127.0.0.1:1".parse().unwrap(), ENFORCE, None);
+    let run = binary().arg("run").arg("--config").arg(dir.join("countersign.toml")).output().unwrap();
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(
+        said.contains("policies/behaviour.toml: is missing, and `[behaviour] mode` is `enforce`"),
+        "{said}"
+    );
+}
