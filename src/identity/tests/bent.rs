@@ -172,8 +172,15 @@ fn a_leaf_too_long_to_be_read_is_refused() {
 fn a_chain_that_is_too_long_is_refused() {
     let world = World::new();
     let mut issued = world.issue("a");
-    issued.leaf_pem = issued.leaf_pem.clone() + &issued.bundle_pem.repeat(INTERMEDIATES_MAX);
+    let with = |issued: &Issued, roots: usize| issued.leaf_pem.clone() + &issued.bundle_pem.repeat(roots);
+    // One intermediate is there already.
+    let longest = with(&issued, INTERMEDIATES_MAX - 1);
+    issued.leaf_pem = with(&issued, INTERMEDIATES_MAX);
     assert_eq!(refused(&world, &issued), Reason::CertificateInvalid);
+    issued.leaf_pem = longest;
+    let judge = world.device("judge");
+    handshake(raw_client(&issued), judge.server_config(&[])).unwrap();
+    handshake(judge.client_config(&id("a"), &[]), raw_server(&issued)).unwrap();
 }
 
 #[test]
