@@ -217,6 +217,10 @@ impl House for Inside {
                     Ok(if begun.is_ok() { "draining" } else { "draining already" }.to_string())
                 })
             }
+            Ask::Release => {
+                let released = self.rooms.behaviour.release_all();
+                Box::pin(async move { Ok(format!("devices out of quarantine: {released}")) })
+            }
             Ask::CloseFlow(id) => {
                 let cut = self.rooms.table.cut_flow(id, Cut::new(Reason::AdminClosed));
                 Box::pin(async move {

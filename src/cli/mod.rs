@@ -58,6 +58,8 @@ enum Command {
     Reload(status::SidecarArgs),
     /// Have a running sidecar finish its flows and stop
     Drain(status::SidecarArgs),
+    /// Have a running sidecar let devices out of the quarantine that their behaviour brought them
+    Release(status::SidecarArgs),
 }
 
 /// Runs the command line of this process.
@@ -80,6 +82,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::status(&args),
         Command::Reload(args) => status::reload(&args),
         Command::Drain(args) => status::drain(&args),
+        Command::Release(args) => status::release(&args),
     }
 }
 

@@ -36,6 +36,7 @@ enum Wish {
     Status { json: bool },
     Reload,
     Drain,
+    Release,
 }
 
 /// Runs `countersign status`: exit code 0, 1 when there is no answer, 2 when it is a refusal.
@@ -51,6 +52,11 @@ pub fn reload(args: &SidecarArgs) -> ExitCode {
 /// Runs `countersign drain`: exit code as of [`status`].
 pub fn drain(args: &SidecarArgs) -> ExitCode {
     run(args, Wish::Drain)
+}
+
+/// Runs `countersign release`: exit code as of [`status`].
+pub fn release(args: &SidecarArgs) -> ExitCode {
+    run(args, Wish::Release)
 }
 
 fn run(args: &SidecarArgs, wish: Wish) -> ExitCode {
@@ -72,7 +78,9 @@ fn play(args: &SidecarArgs, wish: Wish, out: &mut dyn Write, err: &mut dyn Write
     let (printed, code) = match ask(args, wish) {
         Ok((200, body)) => match wish {
             Wish::Status { json: false } => (out.write_all(table(&body).as_bytes()), 0),
-            Wish::Status { json: true } | Wish::Reload | Wish::Drain => (out.write_all(body.as_bytes()), 0),
+            Wish::Status { json: true } | Wish::Reload | Wish::Drain | Wish::Release => {
+                (out.write_all(body.as_bytes()), 0)
+            }
         },
         Ok((status, body)) => (writeln!(err, "{}", refusal(status, &body)), REFUSED),
         Err(error) => (writeln!(err, "{error}"), UNANSWERED),
@@ -89,6 +97,7 @@ fn ask(args: &SidecarArgs, wish: Wish) -> Result<(u16, String), StatusError> {
         Wish::Status { .. } => (Method::GET, "/status"),
         Wish::Reload => (Method::POST, "/reload"),
         Wish::Drain => (Method::POST, "/drain"),
+        Wish::Release => (Method::POST, "/release"),
     };
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StatusError::Runtime)?;

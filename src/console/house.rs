@@ -70,6 +70,8 @@ pub enum Ask {
     Reload,
     /// Take nothing new, let the living flows end. Answered when it has begun.
     Drain,
+    /// Let every device out of the quarantine that the analyser sent it into.
+    Release,
     /// End one flow.
     CloseFlow(FlowId),
 }
@@ -79,7 +81,7 @@ impl Ask {
     pub fn changes(self) -> bool {
         match self {
             Self::Checkpoint => false,
-            Self::Reload | Self::Drain | Self::CloseFlow(_) => true,
+            Self::Reload | Self::Drain | Self::Release | Self::CloseFlow(_) => true,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Admin API: shows what is, asks for what may be.
 //!
 //! The TCP address answers `GET` of `/livez`, `/readyz` and `/metrics` to this host. The Unix socket answers those,
-//! `/status`, `/flows`, `/checkpoint` and `/config`, and takes `POST` of `/reload`, `/drain` and `/flows/ID/close`
+//! `/status`, `/flows`, `/checkpoint` and `/config`, and takes `POST` of `/reload`, `/drain`, `/release` and `/flows/ID/close`
 //! from root and from the sidecar's own user. What is behind it all is a [`House`].
 
 mod answer;

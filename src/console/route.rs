@@ -63,6 +63,7 @@ pub fn route(door: Door, method: &Method, path: &str) -> Result<Route, RouteErro
         (Door::Unix, "/checkpoint") => Route::Ask(Ask::Checkpoint),
         (Door::Unix, "/reload") => Route::Ask(Ask::Reload),
         (Door::Unix, "/drain") => Route::Ask(Ask::Drain),
+        (Door::Unix, "/release") => Route::Ask(Ask::Release),
         (Door::Unix, path) => Route::Ask(Ask::CloseFlow(flow_to_close(path).ok_or(RouteError::Path)?)),
         (Door::Tcp, _) => return Err(RouteError::Path),
     };
@@ -87,7 +88,7 @@ mod tests {
 
     const READS: [&str; 3] = ["/livez", "/readyz", "/metrics"];
     const SOCKET_READS: [&str; 4] = ["/status", "/flows", "/config", "/checkpoint"];
-    const CHANGES: [&str; 3] = ["/reload", "/drain", "/flows/f12/close"];
+    const CHANGES: [&str; 4] = ["/reload", "/drain", "/release", "/flows/f12/close"];
 
     #[test]
     fn the_tcp_address_gives_health_and_metrics_and_nothing_else() {
@@ -108,7 +109,7 @@ mod tests {
             assert!(route(Door::Unix, &Method::GET, path).is_ok(), "{path}");
         }
         let asks = CHANGES.map(|path| route(Door::Unix, &Method::POST, path).unwrap());
-        assert_eq!(asks, [Ask::Reload, Ask::Drain, Ask::CloseFlow(FlowId(12))].map(Route::Ask));
+        assert_eq!(asks, [Ask::Reload, Ask::Drain, Ask::Release, Ask::CloseFlow(FlowId(12))].map(Route::Ask));
     }
 
     #[test]

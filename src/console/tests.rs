@@ -55,7 +55,7 @@ impl House for Doll {
                 Ask::Reload => {
                     Err(AskError::Failed { reason: Reason::PolicyError, detail: "a.cedar:1:1".into() })
                 }
-                Ask::Checkpoint | Ask::Drain => Ok("done".into()),
+                Ask::Checkpoint | Ask::Drain | Ask::Release => Ok("done".into()),
             }
         })
     }

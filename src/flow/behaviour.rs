@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::run::Rooms;
 use super::table::{Cut, Living};
-use crate::analyser::event::{Carrier, Habit, Reach, Standing, Target};
+use crate::analyser::event::{Carrier, DeviceKey, Habit, Reach, Standing, Target};
 use crate::analyser::{self, Action, Engine, Event, Keys, Moment, Rule, Verdict};
 use crate::audit::{Entry, Kind};
 use crate::model::{Facts, FlowId, Reason, Refusal, Risk, SpiffeId, Timestamp};
@@ -119,13 +119,18 @@ impl Behaviour {
         Risk::new(risk.level() / RISK_STEP * RISK_STEP)
     }
 
-    /// A person says that the device is all right; whether it was known.
-    pub fn release(&self, device: &SpiffeId) -> bool {
-        let key = self.keys.device(device.as_str());
-        let Some(mut shard) = self.shard(key.0) else { return false };
-        shard.engine.release(key);
-        shard.quarantined.remove(&key.0);
-        shard.engine.stage(key).is_some()
+    /// A person says that every device is all right: those in quarantine leave it, and their strikes are forgotten.
+    /// How many there were.
+    pub fn release_all(&self) -> usize {
+        let mut released = 0;
+        for shard in &self.engines {
+            let Shard { engine, quarantined } = &mut *shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for key in quarantined.drain() {
+                engine.release(DeviceKey(key));
+                released += 1;
+            }
+        }
+        released
     }
 
     /// What was counted so far.
@@ -422,9 +427,6 @@ mod tests {
         let off = Behaviour::new(&Settings { mode: Mode::Off, ..Settings::default() }, [1, 2]);
         assert!(off.engines.is_empty());
         let id = "spiffe://example.org/device/a".parse().unwrap();
-        assert_eq!(
-            (off.risk(&id), off.release(&id), off.counted()),
-            (Risk::default(), false, Counted::default())
-        );
+        assert_eq!((off.risk(&id), off.counted()), (Risk::default(), Counted::default()));
     }
 }

@@ -213,13 +213,13 @@ reasons! {
         "this sidecar is shutting down"
         "try again, or at another sidecar";
     /// The analyser found the device's behaviour strange.
-    BehaviourBlocked "behaviour_blocked" 403 "connection_terminated"
+    BehaviourBlocked "behaviour_blocked" 403 "http_request_denied"
         "the traffic of this device behaves unlike it ever did, or like an attack"
         "read the rule and its figures in the audit log; `policies/behaviour.toml` says what is done about it";
     /// And more than once.
-    BehaviourQuarantined "behaviour_quarantined" 403 "destination_ip_prohibited"
+    BehaviourQuarantined "behaviour_quarantined" 403 "http_request_denied"
         "this device is in quarantine for the behaviour of its traffic"
-        "look at the device; the quarantine ends by itself after a while that doubles each time";
+        "look at the device; it ends by itself after a while that doubles each time, or at once by `countersign release`";
     /// The operator ended it.
     AdminClosed "admin_closed" 503 "connection_terminated"
         "an administrator ended this flow"

@@ -124,6 +124,20 @@ async fn a_device_that_goes_on_is_quarantined_and_its_living_flows_end() {
     let other = yard.issue("brief-1");
     assert_eq!(Client::connect(door, &other).await.ask("orders:80").await.said(), (200, ""));
     assert_eq!(server.status().await["behaviour"]["quarantined"], 1);
+
+    // A person has looked.
+    let said = binary().arg("release").arg("--socket").arg(dir.join("countersign.sock")).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), "devices out of quarantine: 1", "{said:?}");
+    assert_eq!(server.status().await["behaviour"]["quarantined"], 0);
+    let again = flood(door, &web, 1).await.remove(0);
+    assert_ne!(again.1, "behaviour_quarantined");
+    let asked = until("the ask in the audit", async || {
+        server
+            .entries()
+            .into_iter()
+            .find(|e| e["kind"] == "admin" && e["target"].to_string().contains("/release"))
+    });
+    asked.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
