@@ -10,7 +10,7 @@ fn main() -> ExitCode {
 /// Has the allocator keep up to twice [`KEPT`] free at the end of a heap instead of giving it back to the kernel.
 ///
 /// glibc starts with 128 KiB: a relay of large chunks then gives pages back and takes them again many thousand times a
-/// second, and half of its time goes into page faults. Freeing one large block raises that threshold to twice its size
+/// second, and a third of the receiver's time goes into page faults. Freeing one large block raises that threshold to twice its size
 /// (mallopt(3), `M_MMAP_THRESHOLD`, on the dynamic threshold). Other allocators do not mind.
 fn keep_freed_memory() {
     drop(std::hint::black_box(Vec::<u8>::with_capacity(KEPT)));

@@ -52,11 +52,7 @@ impl Inside {
     fn behaviour_json(&self) -> Value {
         let counted = self.rooms.behaviour.counted();
         json!({
-            "mode": match self.rooms.behaviour.mode() {
-                flow::Mode::Off => "off",
-                flow::Mode::Observe => "observe",
-                flow::Mode::Enforce => "enforce",
-            },
+            "mode": self.rooms.behaviour.mode().name(),
             "devices": counted.devices,
             "judged": counted.judged,
             "would_act": counted.would,

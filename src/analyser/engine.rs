@@ -101,6 +101,11 @@ impl Engine {
         self.devices.get(device.0).map(|d| d.stage)
     }
 
+    /// Whether the device is in quarantine at `now`.
+    pub fn is_quarantined(&self, device: DeviceKey, now: Moment) -> bool {
+        self.devices.get(device.0).is_some_and(|d| d.ladder.is_quarantined(now))
+    }
+
     /// How risky the device looked when it was last judged.
     pub fn risk(&self, device: DeviceKey) -> Risk {
         self.devices.get(device.0).map_or_else(Risk::default, |d| Risk::new((d.evidence.log * 10.0) as u8))

@@ -213,7 +213,7 @@ const fn bytes(
     factor: f32,
     fade: f32,
 ) -> Limit {
-    Limit { rule, count, over, measure, unit: Unit::Bytes, floor, factor, fade }
+    Limit { unit: Unit::Bytes, ..limit(rule, count, over, measure, floor, factor, fade) }
 }
 
 /// How much what is usual may rise in an hour without approval.

@@ -303,7 +303,7 @@ pub(super) fn behaviour(mut table: Table<'_>) -> Read<flow::BehaviourSettings> {
     use flow::Mode::{Enforce, Observe, Off};
     let default = flow::BehaviourSettings::default();
     let mode = table.get_or("mode", default.mode, |value| {
-        value.one_of(&[("off", Off), ("observe", Observe), ("enforce", Enforce)])
+        value.one_of(&[Off, Observe, Enforce].map(|mode| (mode.name(), mode)))
     });
     let enforce_from = table.get("enforce_from").map(|value| {
         let text = value.text()?;

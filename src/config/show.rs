@@ -176,14 +176,7 @@ impl Config {
         toml.path("dir", &policy.dir);
         toml.pair("cache_max", policy.cache_max);
         toml.header("[behaviour]");
-        toml.text(
-            "mode",
-            match behaviour.mode {
-                flow::Mode::Off => "off",
-                flow::Mode::Observe => "observe",
-                flow::Mode::Enforce => "enforce",
-            },
-        );
+        toml.text("mode", behaviour.mode.name());
         match behaviour.enforce_from {
             Some(at) => toml.text("enforce_from", at),
             None => toml.line(format_args!("# enforce_from: each device earns it")),

@@ -44,6 +44,17 @@ pub struct Settings {
     pub devices_max: usize,
 }
 
+impl Mode {
+    /// As the configuration says it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Observe => "observe",
+            Self::Enforce => "enforce",
+        }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         let analyser = analyser::Settings::default();
@@ -69,7 +80,7 @@ pub struct Behaviour {
 /// not allow must not come back as a quarantine when the device does something harmless.
 struct Shard {
     engine: Engine,
-    /// Bounded by the engine's own valve.
+    /// Those of living quarantines only, see [`Shard::tick`].
     quarantined: HashSet<u64>,
 }
 
@@ -161,16 +172,15 @@ impl Shard {
     /// What the engine says. A quarantine that was enacted holds whatever the device does, until it is over.
     fn on(&mut self, event: &Event, device: u64) -> Said {
         let verdict = self.engine.on(event);
-        let quarantined = match verdict.would {
-            Action::Quarantine => self.quarantined.contains(&device),
-            // A chunk between two checkpoints says nothing.
-            _ if verdict == Verdict::default() => false,
-            _ => {
-                self.quarantined.remove(&device);
-                false
-            }
-        };
+        let quarantined = verdict.would == Action::Quarantine && self.quarantined.contains(&device);
         Said { verdict, quarantined }
+    }
+
+    /// Time passes: quarantines that are over are forgotten, whether or not their devices ever come back.
+    fn tick(&mut self, now: Timestamp) -> Verdict {
+        let Self { engine, quarantined } = self;
+        quarantined.retain(|key| engine.is_quarantined(DeviceKey(*key), moment(now)));
+        engine.on(&Event::Tick { t: moment(now) })
     }
 }
 
@@ -198,8 +208,10 @@ impl<'a> Watch<'a> {
         refused: bool,
         now: Timestamp,
     ) -> (Self, Result<Duration, Cut>) {
-        let behaviour = &rooms.behaviour;
-        let (facts, keys) = (&living.facts, &behaviour.keys);
+        let (facts, keys) = (&living.facts, &rooms.behaviour.keys);
+        if rooms.behaviour.engines.is_empty() {
+            return (Self { rooms, device: 0, flow: FlowKey(living.id.0), closed: true }, Ok(Duration::ZERO));
+        }
         let (device, service) = (keys.device(facts.device.id.as_str()), facts.service.as_str());
         let watch = Self { rooms, device: device.0, flow: FlowKey(living.id.0), closed: false };
         let source = living.source.parse().ok().map(|a: std::net::SocketAddr| a.ip().to_string());
@@ -281,8 +293,7 @@ impl Drop for Watch<'_> {
 /// Time passes: finds flows that dawdle. Once a second.
 pub fn tick(rooms: &Rooms, now: Timestamp) {
     for shard in &rooms.behaviour.engines {
-        let tick = Event::Tick { t: moment(now) };
-        let verdict = shard.lock().unwrap_or_else(PoisonError::into_inner).engine.on(&tick);
+        let verdict = shard.lock().unwrap_or_else(PoisonError::into_inner).tick(now);
         let Some(why) = verdict.why else { continue };
         let Some(living) = rooms.table.get(FlowId(why.flow.0)) else { continue };
         let action = permitted(rooms, &Said { verdict, quarantined: false }, &living.facts);
@@ -428,5 +439,14 @@ mod tests {
         assert!(off.engines.is_empty());
         let id = "spiffe://example.org/device/a".parse().unwrap();
         assert_eq!((off.risk(&id), off.counted()), (Risk::default(), Counted::default()));
+    }
+
+    #[test]
+    fn a_quarantine_that_is_over_is_not_counted_whether_or_not_the_device_comes_back() {
+        let behaviour = Behaviour::new(&Settings::default(), [1, 2]);
+        behaviour.shard(7).unwrap().quarantined.insert(7);
+        assert_eq!(behaviour.counted().quarantined, 1);
+        behaviour.shard(7).unwrap().tick(Timestamp::from_secs(1_800_000_000));
+        assert_eq!(behaviour.counted().quarantined, 0);
     }
 }
