@@ -614,6 +614,33 @@ prop_compose! {
     }
 }
 
+#[test]
+fn what_cannot_be_asked_is_an_error_and_no_silence() {
+    let bundle = bundle(&rule("a", "permit(principal, action, resource);")).unwrap();
+    assert_eq!(bundle.judge_by(&facts(), &[0]).errors, []);
+    // The same rule twice is no policy set.
+    let judged = bundle.judge_by(&facts(), &[0, 0]);
+    assert!(!judged.allowed);
+    assert_eq!(judged.errors.len(), 1, "{:?}", judged.errors);
+}
+
+#[test]
+fn only_permits_of_a_denial_by_default_are_unmet() {
+    let unmet = |rules: &[(&str, &str)]| {
+        let text: String = rules.iter().map(|(name, rest)| rule(name, rest)).collect();
+        let bundle = bundle(&text).unwrap();
+        let unmet = bundle.explain(&facts(), id()).unmet.iter().map(|r| r.id.to_string()).collect::<Vec<_>>();
+        unmet.join(" ")
+    };
+    let near = ("near", "permit(principal, action, resource) when { context.hour == 99 };");
+    let no = ("no", "forbid(principal, action, resource) when { context.hour == 99 };");
+    assert_eq!(unmet(&[near, no]), "near", "a forbid that does not hold is nothing that is missing");
+    assert_eq!(unmet(&[near, ("yes", "permit(principal, action, resource);")]), "", "allowed");
+    assert_eq!(unmet(&[near, ("never", "forbid(principal, action, resource);")]), "", "forbidden by a rule");
+    let bad = "forbid(principal, action, resource) when { 9223372036854775807 + context.hour > 0 };";
+    assert_eq!(unmet(&[near, ("bad", bad)]), "", "an error is told instead");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 

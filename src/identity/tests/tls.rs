@@ -52,6 +52,30 @@ fn one_that_requires_refuses_one_that_does_not_offer() {
 }
 
 #[test]
+fn a_dialler_has_a_certificate_to_show() {
+    let world = World::new();
+    let device = world.device("a");
+    assert!(device.client_config(&id("b"), &[]).client_auth_cert_resolver.has_certs());
+}
+
+#[test]
+fn a_peer_hears_the_alert_that_tls_has_for_its_mistake() {
+    use rustls::CertificateError as C;
+    use rustls::pki_types::UnixTime;
+    let path = |error| C::from(PeerError::Trust(TrustError::Path(error)));
+    let (time, not_after, not_before) =
+        ([9, 5, 12].map(|s| UnixTime::since_unix_epoch(std::time::Duration::from_secs(s)))).into();
+    assert_eq!(path(webpki::Error::CertRevoked), C::Revoked);
+    assert_eq!(path(webpki::Error::UnknownIssuer), C::UnknownIssuer);
+    assert_eq!(path(webpki::Error::CertExpired { time, not_after }), C::ExpiredContext { time, not_after });
+    assert_eq!(
+        path(webpki::Error::CertNotValidYet { time, not_before }),
+        C::NotValidYetContext { time, not_before }
+    );
+    assert!(matches!(path(webpki::Error::BadDer), C::Other(_)), "what TLS has no word for travels whole");
+}
+
+#[test]
 fn no_ticket_is_given_and_no_second_handshake_is_shorter() {
     let world = World::new();
     let (a, b) = (world.device("a"), world.device("b"));
