@@ -121,12 +121,17 @@ fn container(root: &Sysroot) -> Option<String> {
         return Some("podman".into());
     }
     let told = root.text("run/systemd/container").ok().filter(|t| !t.trim().is_empty());
-    let told = told.or_else(|| std::env::var("container").ok().filter(|v| root.own && !v.is_empty()));
+    let told = told.or_else(|| of_environment(std::env::var("container").ok(), root.own));
     told.map(|t| t.trim().to_owned()).or_else(|| {
         let groups = root.text("proc/1/cgroup").ok()?;
         let kinds = ["kubepods", "docker", "containerd", "libpod", "lxc"];
         kinds.into_iter().find(|kind| groups.contains(kind)).map(str::to_owned)
     })
+}
+
+/// What the environment says of our own machine; of another it says nothing.
+fn of_environment(container: Option<String>, own: bool) -> Option<String> {
+    container.filter(|kind| own && !kind.is_empty())
 }
 
 /// The fields of the first processor that stay as they are: x86's names, or those of ARM.

@@ -222,3 +222,40 @@ fn what_only_root_may_read_is_told_so() {
     let needs: Vec<_> = Component::ALL.iter().filter(|c| c.needs_root()).map(|c| c.name()).collect();
     assert_eq!(needs, ["dmi.product_uuid", "dmi.board_serial", "dmi.product_serial"]);
 }
+
+#[test]
+fn a_hypervisor_is_told_by_its_flag() {
+    let virt = |flags: &str| look_at(Component::Virtual, |d| put(d, "proc/cpuinfo", &format!("flags : fpu {flags}\n")));
+    assert_eq!(virt("hypervisor sse2"), Ok(vec!["hypervisor".to_owned()]));
+    assert_eq!(virt("sse2"), Ok(vec!["none".to_owned()]));
+}
+
+#[test]
+fn what_systemd_says_of_a_container_counts_unless_it_says_nothing() {
+    let told = |text: &'static str| look_at(Component::Container, move |d| put(d, "run/systemd/container", text));
+    assert_eq!(told("lxc\n"), Ok(vec!["lxc".to_owned()]));
+    assert_eq!(told(" \n"), Ok(vec!["none".to_owned()]));
+}
+
+#[test]
+fn only_public_host_keys_count_for_ssh() {
+    let keys = |name: &'static str| {
+        look_at(Component::SshHostKeys, move |d| {
+            fs::remove_dir_all(d.join("etc/ssh")).unwrap();
+            put(d, "etc/ssh/ssh_host_ed25519_key.pub", "ssh-ed25519 AAAA root@host");
+            put(d, &format!("etc/ssh/{name}"), "ssh-rsa BBBB");
+        })
+    };
+    let both = Ok(vec!["ssh-ed25519 AAAA\nssh-rsa BBBB".to_owned()]);
+    assert_eq!(keys("ssh_host_rsa_key.pub"), both);
+    for other in ["ssh_host_rsa_key", "known_key.pub", "config"] {
+        assert_eq!(keys(other), Ok(vec!["ssh-ed25519 AAAA".to_owned()]), "{other}");
+    }
+}
+
+#[test]
+fn the_environment_tells_of_our_own_machine_only() {
+    let told = |kind: &str, own| of_environment(Some(kind.into()), own);
+    assert_eq!(told("podman", true).as_deref(), Some("podman"));
+    assert_eq!((told("podman", false), told("", true), of_environment(None, true)), (None, None, None));
+}

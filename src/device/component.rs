@@ -151,6 +151,12 @@ mod tests {
     }
 
     #[test]
+    fn each_class_is_shown_by_its_name() {
+        let classes = [Class::Board, Class::Hardware, Class::Install, Class::Software, Class::Observed];
+        assert_eq!(classes.map(Class::name), ["board", "hardware", "install", "software", "observed"]);
+    }
+
+    #[test]
     fn the_default_weights_are_a_hundred_in_all() {
         let weights = Weights::default();
         let class = |class| weights.sum(Component::ALL.iter().filter(|c| c.class() == class));

@@ -166,6 +166,7 @@ mod tests {
         state.show(&arrival(1, Some(first)), &token(2)).unwrap();
         state.show(&arrival(2, Some(first)), &token(3)).unwrap();
         assert_eq!(state.check(first), Ok(()));
+        assert!(!state.suspected());
         assert_eq!(state.show(&arrival(1, None), &token(4)), Err(Reason::CloneSuspected));
         assert_eq!(state.show(&arrival(3, Some(first)), &token(5)), Err(Reason::CloneSuspected));
         assert!(state.suspected());

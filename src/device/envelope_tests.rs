@@ -132,3 +132,8 @@ proptest! {
         let _ = Answer::read(&bytes);
     }
 }
+
+#[test]
+fn the_longest_certificate_is_seven_kibibytes() {
+    assert_eq!((CERTIFICATE_LEN_MAX, MESSAGE_LEN_MAX), (7168, 65_536));
+}
