@@ -341,6 +341,23 @@ fn key_certificate_and_record_on_another_machine_are_of_no_use() {
 }
 
 #[test]
+fn what_lies_there_and_cannot_be_read_is_not_taken_for_missing() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    let dir = world.dir.path().join("odd");
+    std::fs::create_dir_all(&dir).unwrap();
+    let settings = settings(&dir, dir.clone());
+    assert!(machine::salt(&settings).is_ok(), "one that was never enrolled");
+    std::fs::write(&settings.salt, [7; 32]).unwrap();
+    std::fs::set_permissions(&settings.salt, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(matches!(machine::salt(&settings), Err(AttestError::Salt(_))), "others may read it");
+    std::fs::remove_file(&settings.salt).unwrap();
+    std::fs::create_dir(&settings.record).unwrap();
+    assert!(matches!(machine::salt(&settings), Err(AttestError::File(_))), "a folder is no record");
+    assert_ne!(machine::random().unwrap(), machine::random().unwrap());
+}
+
+#[test]
 fn evidence_of_an_earlier_connection_or_of_an_earlier_nonce_is_of_no_use() {
     let world = World::new();
     let (a, b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
