@@ -57,10 +57,19 @@ pub enum Count {
     Unfinished,
     /// Contacts with young services.
     Young,
+    /// First contacts with services that policy allows.
+    FreshAllowed,
+    /// Changes of the network that the device calls from.
+    Moves,
+    /// First contacts from a network that the device did not call from before.
+    FreshAway,
+    /// Exchanges of late in one flow, over its own two time scales ([`super::flow::BUSY_S`]) in the places of one and ten
+    /// seconds. Set, not counted.
+    Busy,
 }
 
 /// How many things are counted.
-pub const COUNTS: usize = 14;
+pub const COUNTS: usize = 18;
 
 /// All counters of one device, all as of one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -106,6 +115,16 @@ impl Counters {
         }
         if let Some(added) = self.added.get_mut(what as usize) {
             *added += amount;
+        }
+    }
+
+    /// Says how much it is at one and at ten seconds.
+    pub fn set(&mut self, what: Count, [one, ten]: [f32; 2]) {
+        if let Some([first, second, ..]) = self.counts.get_mut(what as usize) {
+            (*first, *second) = (one, ten);
+        }
+        if let Some(added) = self.added.get_mut(what as usize) {
+            *added = one;
         }
     }
 

@@ -1,7 +1,7 @@
 //! What is kept of one device: counts, what it knows, what is usual, how far it is trusted to be known.
 
 use super::decay::Counters;
-use super::event::{Moment, ServiceKey};
+use super::event::{Habit, Moment, ServiceKey};
 use super::evidence::Evidence;
 use super::features::{FEATURES, Offset};
 use super::ladder::Ladder;
@@ -41,6 +41,11 @@ pub struct Device {
     pub(super) last_open: Moment,
     pub(super) stack: u32,
     pub(super) source: u32,
+    /// Where its last flow came from, and when one last came from `source`.
+    pub(super) last_source: u32,
+    pub(super) at_home: Moment,
+    /// When it last came back as another: with another stack or network, and a certificate made since.
+    pub(super) reborn: Moment,
     pub(super) offsets: [Offset; FEATURES],
     pub(super) generic: Tail,
     pub(super) prior: Tail,
@@ -72,6 +77,9 @@ impl Device {
             last_open: now,
             stack: 0,
             source: 0,
+            last_source: 0,
+            at_home: now,
+            reborn: now,
             offsets: [Offset::default(); FEATURES],
             generic: Tail::new(),
             prior: Tail::new(),
@@ -84,6 +92,16 @@ impl Device {
     /// many as should were called strange. Evidence is gathered from them only then: drift breaks it.
     pub fn is_uniform(&self) -> bool {
         self.judged >= UNIFORM_MIN && self.strange <= 0.03 * self.judged + 3.0
+    }
+
+    /// Whether it is new, or came back as another, so recently that it may follow the others.
+    pub fn is_newcomer(&self, now: Moment) -> bool {
+        self.stage != Stage::Learn && now.since(self.reborn) < NEWCOMER_US
+    }
+
+    /// Whether its caller is at another network than it is known from.
+    pub fn is_away(&self, habit: Habit) -> bool {
+        self.source != 0 && habit.source != 0 && self.source != habit.source
     }
 
     /// The relation to a service; the one that matters least makes room for a new one.
@@ -105,6 +123,8 @@ impl Device {
     }
 }
 
+/// How long a device is a newcomer.
+const NEWCOMER_US: u64 = 3_600_000_000;
 const UNIFORM_MIN: f32 = 200.0;
 const WORTH_MAX: u32 = 256;
 

@@ -1,5 +1,6 @@
 //! The engine: events in, verdicts out; the same events give the same verdicts, on any machine.
 
+use super::common::Common;
 use super::decay::Count;
 use super::device::Device;
 use super::event::{
@@ -24,6 +25,7 @@ pub struct Engine {
     pub(super) flows: Table<Flow>,
     pub(super) devices: Table<Box<Device>>,
     pub(super) roles: Vec<Model>,
+    pub(super) common: Common,
     pub(super) projections: Projections,
     pub(super) meters: Meters,
     last_vector: [f32; FEATURES],
@@ -55,6 +57,7 @@ impl Engine {
             flows: Table::new(settings.flows_max),
             devices: Table::new(settings.devices_max),
             roles: vec![Model::new()],
+            common: Common::new(),
             projections: Projections::new(),
             meters: Meters::default(),
             last_vector: [0.0; FEATURES],
@@ -135,21 +138,35 @@ impl Engine {
         let Some(device) = self.devices.get_mut(key.0) else { return Verdict::default() };
         device.counters.advance(t);
         promote(device, &self.settings, t);
+        let reached = stranger(device, habit, t);
         let unit = unit(t);
         let since = device.services.since(target.service.0);
         let mut flow = Flow::new(key, target, began, t);
         flow.fresh = since.is_none() && target.reach != Reach::Many;
         flow.young = target.reach != Reach::Many && since.is_none_or(|s| is_young(device, s, unit));
+        // A new replica, or a new version of one, goes where the others go.
+        let follows = target.standing == Standing::Allowed
+            && device.is_newcomer(t)
+            && self.common.has(target.service, key);
+        flow.young &= !follows;
+        let strictness = if device.stage == Stage::Learn { HARD } else { 1.0 };
+        flow.busy_limits = device.usual.busy(self.without, strictness);
         device.counters.add(Count::Opens, 1.0);
         if flow.fresh {
             device.counters.add(Count::Fresh, 1.0);
-            // Until its first flow has ended well it is doubtful.
-            device.services.set(target.service.0, unit);
+            if target.standing == Standing::Allowed && !follows {
+                device.counters.add(Count::FreshAllowed, 1.0);
+            }
+            if device.is_away(habit) {
+                device.counters.add(Count::FreshAway, 1.0);
+            }
+            // What the others use is nothing young to who follows them.
+            let since = if follows { unit.wrapping_sub(YOUNG_UNITS) } else { unit };
+            device.services.set(target.service.0, since);
         }
         if flow.young {
             device.counters.add(Count::Young, 1.0);
         }
-        let reached = stranger(device, habit);
         let verdict = self.checkpoint(t, flow_key, &mut flow, None, reached);
         flow.worst = flow.worst.max(verdict.score);
         self.flows.insert(flow_key.0, flow, |f| (f.worst, f.last));
@@ -165,17 +182,26 @@ impl Engine {
             *chunks = chunks.saturating_add(1);
         }
         flow.last = t;
-        if way == Way::Out {
-            flow.gap(t);
+        let mut is_over = false;
+        match way {
+            Way::Out => {
+                flow.gap(t);
+                is_over = flow.ask(t, len);
+            }
+            Way::In => flow.is_asking = false,
         }
         let mut reached = Reached::default();
         if let Some(first) = first {
             if let Some(place) = flow.first.get_mut(way as usize) {
                 *place = Some(first);
             }
-            reached = mismatch(flow.target.declared, first);
+            let declared = match flow.target.declared {
+                Tongue::Unknown => usual_tongue(self.devices.get(flow.device.0).map(|d| &**d), flow, way),
+                declared => declared,
+            };
+            reached = mismatch(declared, first);
         }
-        if !flow.is_due(t) && reached.score == 0.0 {
+        if !flow.is_due(t) && !is_over && reached.score == 0.0 {
             return Verdict::default();
         }
         self.revisit(t, key, None, reached)
@@ -295,6 +321,8 @@ impl Engine {
         let [out, _] = flow.bytes;
         let known = device.relations.iter().find(|r| r.count > 0 && r.service == service);
         let moved = out as f32 + known.map_or(0.0, |r| r.out_by(flow.began));
+        let sends = known.map_or_else(Reached::default, |r| sending(r, flow, moved));
+        device.counters.set(Count::Busy, flow.busiest);
         let strictness = if device.stage == Stage::Learn { HARD } else { 1.0 };
         let mut worst = device.usual.judge(&device.counters, moved, self.without, strictness);
         device.counters.settle();
@@ -306,6 +334,8 @@ impl Engine {
         };
         consider(special);
         consider(rhythm(flow));
+        consider(even(flow));
+        consider(sends);
         let mut vector = None;
         if let Some(end) = end {
             let relation = device.relations.iter().find(|r| r.count > 0 && r.service == service).copied();
@@ -377,8 +407,11 @@ impl Engine {
             Verdict { rule: decided.rule, score: decided.score, stage: device.stage, ..Verdict::default() };
         if device.stage == Stage::Learn {
             if !would {
-                learn(device, model, &self.projections, normal, young, service.0);
+                learn(device, model, &self.projections, normal, flow, hour(now));
                 device.usual.learn(&device.counters, device.checkpoints);
+                if end.is_some() && !young {
+                    self.common.add(service, flow.device);
+                }
             }
         } else {
             self.meters.judged += 1;
@@ -388,8 +421,11 @@ impl Engine {
                 self.meters.would += 1;
                 device.would += if weakly { 1.0 } else { 0.0 };
             } else if single < GATE {
-                learn(device, model, &self.projections, normal, young, service.0);
+                learn(device, model, &self.projections, normal, flow, hour(now));
                 device.usual.drift(&device.counters, hour(now));
+                if end.is_some() && !young {
+                    self.common.add(service, flow.device);
+                }
             }
         }
         device.checkpoints = device.checkpoints.saturating_add(1);
@@ -499,15 +535,17 @@ fn learn(
     model: Option<&mut Model>,
     projections: &Projections,
     normal: Option<Normal>,
-    young: bool,
-    service: u64,
+    flow: &Flow,
+    hour: u32,
 ) {
     let (Some(Normal { vector, off, surprise, odds }), Some(model)) = (normal, model) else { return };
     // Only flows that ended: what a suspect left in the relation must not be learnt when its next one opens.
-    if !young
-        && let Some(relation) = device.relations.iter_mut().find(|r| r.count > 0 && r.service.0 == service)
+    let service = flow.target.service;
+    if !flow.young
+        && let Some(relation) = device.relations.iter_mut().find(|r| r.count > 0 && r.service == service)
     {
-        relation.learn_share();
+        relation.learn(device.stage == Stage::Learn, hour);
+        relation.learn_tongues(flow.first);
     }
     model.add(projections, &off);
     if device.stage == Stage::Learn && model.total > MODEL_MIN {
@@ -561,22 +599,47 @@ fn is_young(device: &Device, since: u16, unit: u16) -> bool {
             && device.settled.is_none_or(|s| unit.wrapping_sub(since) <= unit.wrapping_sub(s)))
 }
 
-fn stranger(device: &mut Device, habit: Habit) -> Reached {
+/// How much the caller's end differs from what is known of the device. A certificate made since the device was last heard
+/// makes it the device's own doing: a new version of it, somewhere else. A thief has the old one.
+fn stranger(device: &mut Device, habit: Habit, t: Moment) -> Reached {
     let differs = |known: u32, now: u32| known != 0 && now != 0 && known != now;
     let (stack, source) = (differs(device.stack, habit.stack), differs(device.source, habit.source));
-    if device.stage == Stage::Learn || (device.stack == 0 && device.source == 0) {
+    let silent_h = t.since(device.last_open) / HOUR_US;
+    let is_renewed = habit.certificate_age_h != u16::MAX && u64::from(habit.certificate_age_h) <= silent_h;
+    let moved_out = source && t.since(device.at_home) > MOVED_US;
+    if (stack || source) && is_renewed {
+        device.reborn = t;
+    }
+    let is_new = device.stage == Stage::Learn || (device.stack == 0 && device.source == 0);
+    if is_new || is_renewed || (moved_out && !stack) {
         device.stack = habit.stack;
         device.source = habit.source;
+    }
+    if !device.is_away(habit) {
+        device.at_home = t;
+    }
+    if habit.source != 0 {
+        if differs(device.last_source, habit.source) && !is_renewed {
+            device.counters.add(Count::Moves, 1.0);
+        }
+        device.last_source = habit.source;
+    }
+    if device.stage == Stage::Learn || is_renewed {
+        return Reached::default();
     }
     let score = match (stack, source) {
         (true, true) => AT_LIMIT + 0.2,
         (true, false) | (false, true) => 2.5,
         (false, false) => 0.0,
     };
-    if device.stage == Stage::Learn {
-        return Reached::default();
-    }
     Reached { score, rule: Rule::Stranger, measure: "changed_habits", value: score, ..Reached::default() }
+}
+
+/// What the device has always spoken with the service this way, once it has done so often enough.
+fn usual_tongue(device: Option<&Device>, flow: &Flow, way: Way) -> Tongue {
+    let known = device.and_then(|d| d.relations.iter().find(|r| r.service == flow.target.service));
+    let learnt = known.filter(|r| r.learnt >= TONGUE_LEARNT_MIN);
+    learnt.and_then(|r| r.spoken.get(way as usize)).copied().unwrap_or_default()
 }
 
 /// Another protocol than declared. HTTP/1 and HTTP/2 are one family.
@@ -603,8 +666,12 @@ fn rhythm(flow: &Flow) -> Reached {
     if !flow.young {
         return Reached::default();
     }
-    let (gaps, share) = flow.rhythm();
-    let score = if gaps >= 10 && share >= 0.85 { 3.0 + gaps as f32 * 0.2 * share } else { 0.0 };
+    let (gaps, spread) = (flow.gaps.count, flow.gaps.deviation());
+    let score = if gaps >= RHYTHM_GAPS && spread <= RHYTHM_SPREAD {
+        3.0 + gaps as f32 * 0.2 * (1.0 - spread)
+    } else {
+        0.0
+    };
     Reached {
         score,
         rule: Rule::Beacon,
@@ -613,6 +680,38 @@ fn rhythm(flow: &Flow) -> Reached {
         value: gaps as f32,
         limit: 12.0,
         usual: 0.0,
+    }
+}
+
+/// Both sides of a young flow say as much as each other, in pieces of one size.
+fn even(flow: &Flow) -> Reached {
+    if !flow.young || flow.turns < EVEN_TURNS || !flow.is_even() {
+        return Reached::default();
+    }
+    Reached {
+        score: 3.0 + flow.turns as f32 / 10.0,
+        rule: Rule::Mismatch,
+        measure: "even_exchanges",
+        value: flow.turns as f32,
+        limit: 10.0 * (AT_LIMIT - 3.0),
+        ..Reached::default()
+    }
+}
+
+/// A relation that sends far more in ten minutes than it ever did. `moved`: bytes out in them, this flow's with them.
+fn sending(relation: &super::relation::Relation, flow: &Flow, moved: f32) -> Reached {
+    if relation.learnt < FLIP_LEARNT_MIN || flow.young {
+        return Reached::default();
+    }
+    let scale = (SENDING_BYTES / SENDING_FACTOR).max(relation.usual_out);
+    Reached {
+        score: tail(moved, scale, SENDING_FACTOR),
+        rule: Rule::Exfil,
+        measure: "bytes_out_of_relation_10m",
+        unit: Unit::Bytes,
+        value: moved,
+        limit: scale * SENDING_FACTOR,
+        usual: relation.usual_out,
     }
 }
 
@@ -691,6 +790,17 @@ const DAY_US: u64 = 86_400_000_000;
 const SHADOW_MIN: f32 = 2000.0;
 const VALVE_SHARE: f32 = 0.05;
 const MODEL_MIN: u32 = 200;
+const HOUR_US: u64 = 3_600_000_000;
+/// After so long away from where it was known a device has moved.
+const MOVED_US: u64 = HOUR_US;
+const RHYTHM_GAPS: u32 = 10;
+/// Standard deviation of the logarithm: jitter of 40 % has 0.24, chance gaps over 0.8.
+const RHYTHM_SPREAD: f32 = 0.35;
+const TONGUE_LEARNT_MIN: u32 = 20;
+const EVEN_TURNS: u32 = 16;
+/// What any known relation may send in ten minutes.
+const SENDING_BYTES: f32 = 6e6;
+const SENDING_FACTOR: f32 = 5.0;
 const FLIP_LEARNT_MIN: u32 = 20;
 const FLIP_SHARE: f32 = 0.8;
 const FLIP_BYTES: f32 = 2e6;

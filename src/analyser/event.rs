@@ -190,7 +190,7 @@ pub struct Target {
 }
 
 /// How the caller's end of the session looks; zero where it is not known ([`Keys::word`]).
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Habit {
     /// The TLS client's fingerprint (JA4).
     pub stack: u32,
@@ -200,6 +200,13 @@ pub struct Habit {
     pub certificate_age_h: u16,
     /// Whether its session was resumed rather than made anew.
     pub resumed: bool,
+}
+
+impl Default for Habit {
+    /// Nothing is known.
+    fn default() -> Self {
+        Self { stack: 0, source: 0, certificate_age_h: u16::MAX, resumed: false }
+    }
 }
 
 /// Which way bytes go.

@@ -25,15 +25,52 @@ pub struct Flow {
     pub(super) unfinished: bool,
     /// Requests it carried.
     pub(super) requests: u32,
-    /// Gaps between chunks out, by half-decades from a millisecond.
-    pub(super) gaps: [u16; GAPS],
+    /// Gaps of over [`GAP_MIN_S`] between chunks out: how many, and mean and spread of their logarithms.
+    pub(super) gaps: Spread,
     pub(super) last_out: Moment,
+    /// Bytes out at which the next checkpoint is due.
+    pub(super) due_out: u64,
+    /// Exchanges: a chunk out that follows one in, or the first.
+    pub(super) turns: u32,
+    pub(super) last_turn: Moment,
+    /// The way of the last chunk was out.
+    pub(super) is_asking: bool,
+    /// Exchanges of late, decayed over [`BUSY_S`], as of the last one; the most there ever were; and where the device's
+    /// limits stood when the flow opened.
+    pub(super) busy: [f32; 2],
+    pub(super) busiest: [f32; 2],
+    pub(super) busy_limits: [f32; 2],
+    /// The smallest and the largest chunk out.
+    pub(super) sizes_out: (u32, u32),
     /// The worst score it ever had; eviction keeps the suspects.
     pub(super) worst: f32,
 }
 
-/// Bins of a flow's gaps.
-pub const GAPS: usize = 16;
+/// The time constants of [`Flow::busy`], in seconds.
+pub const BUSY_S: [f32; 2] = [3.0, 10.0];
+
+/// Mean and spread of a stream of figures (Welford 1962).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Spread {
+    pub(super) count: u32,
+    pub(super) mean: f32,
+    pub(super) squares: f32,
+}
+
+impl Spread {
+    /// Takes a figure in.
+    pub fn add(&mut self, x: f32) {
+        self.count = self.count.saturating_add(1);
+        let off = x - self.mean;
+        self.mean += off / self.count as f32;
+        self.squares += off * (x - self.mean);
+    }
+
+    /// The standard deviation.
+    pub fn deviation(&self) -> f32 {
+        (self.squares / self.count.max(1) as f32).sqrt()
+    }
+}
 
 impl Flow {
     /// A flow just opened.
@@ -53,8 +90,16 @@ impl Flow {
             fresh: false,
             unfinished: false,
             requests: 0,
-            gaps: [0; GAPS],
+            gaps: Spread::default(),
             last_out: Moment(0),
+            due_out: DUE_OUT,
+            turns: 0,
+            last_turn: now,
+            is_asking: false,
+            busy: [0.0; 2],
+            busiest: [0.0; 2],
+            busy_limits: [f32::MAX; 2],
+            sizes_out: (u32::MAX, 0),
             worst: 0.0,
         }
     }
@@ -63,34 +108,67 @@ impl Flow {
     pub fn is_due(&mut self, now: Moment) -> bool {
         let [out, back] = self.chunks;
         let chunks = out.saturating_add(back);
-        if chunks < self.due_chunks && now < self.due {
+        let [bytes_out, _] = self.bytes;
+        if chunks < self.due_chunks && bytes_out < self.due_out && now < self.due {
             return false;
         }
         if chunks >= self.due_chunks {
-            self.due_chunks = self.due_chunks.saturating_mul(2);
+            // At a young service the beginning tells the most.
+            let next = self.due_chunks.saturating_mul(2);
+            self.due_chunks = if self.young && next <= CLOSE_CHUNKS {
+                self.due_chunks.saturating_add(FIRST_DUE)
+            } else {
+                next
+            };
+        }
+        if bytes_out >= self.due_out {
+            self.due_out = bytes_out.saturating_add(DUE_OUT);
         }
         self.due = now.plus(DUE_US);
         true
     }
 
-    /// Counts a gap between two chunks out.
-    pub fn gap(&mut self, now: Moment) {
-        let gap_ms = now.since(self.last_out) as f32 / 1000.0;
-        if self.last_out.0 > 0 && gap_ms >= 1.0 {
-            let bin = ((gap_ms.log10() * 2.0) as usize).min(GAPS - 1);
-            if let Some(count) = self.gaps.get_mut(bin) {
-                *count = count.saturating_add(1);
-            }
+    /// Counts a chunk out of so many bytes; whether it makes the flow busier than its device ever was.
+    pub fn ask(&mut self, now: Moment, len: u32) -> bool {
+        if len > 0 {
+            let (least, most) = &mut self.sizes_out;
+            (*least, *most) = ((*least).min(len), (*most).max(len));
         }
-        self.last_out = now;
+        if std::mem::replace(&mut self.is_asking, true) {
+            return false;
+        }
+        let seconds = now.since(self.last_turn) as f32 / 1e6;
+        self.last_turn = self.last_turn.max(now);
+        self.turns = self.turns.saturating_add(1);
+        let mut is_over = false;
+        for (((busy, busiest), limit), tau) in
+            self.busy.iter_mut().zip(&mut self.busiest).zip(self.busy_limits).zip(BUSY_S)
+        {
+            *busy = *busy * (-seconds / tau).exp() + 1.0;
+            is_over |= *busy > limit && *busiest <= limit;
+            *busiest = busiest.max(*busy);
+        }
+        is_over
     }
 
-    /// The rhythm inside the flow: its gaps of over half a second, and the share of them in two neighbouring bins.
-    pub fn rhythm(&self) -> (u32, f32) {
-        let long: u32 = self.gaps.iter().skip(LONG_BIN).map(|g| u32::from(*g)).sum();
-        let pairs = self.gaps.windows(2).skip(LONG_BIN);
-        let most = pairs.map(|w| w.iter().map(|g| u32::from(*g)).sum::<u32>()).max().unwrap_or(0);
-        (long, most as f32 / long.max(1) as f32)
+    /// Whether both sides say as much as each other in pieces of one size, again and again: what is padded or asked for
+    /// piecewise, whatever it says it is.
+    pub fn is_even(&self) -> bool {
+        let [out, back] = self.bytes;
+        let share = out as f32 / (out + back).max(1) as f32;
+        let (least, most) = self.sizes_out;
+        (EVEN_LEAST..=EVEN_MOST).contains(&share)
+            && least >= EVEN_BYTES_MIN
+            && most as f32 <= least as f32 * EVEN_SPREAD
+    }
+
+    /// Counts a gap between two chunks out.
+    pub fn gap(&mut self, now: Moment) {
+        let gap_s = now.since(self.last_out) as f32 / 1e6;
+        if self.last_out.0 > 0 && gap_s >= GAP_MIN_S {
+            self.gaps.add(gap_s.ln());
+        }
+        self.last_out = now;
     }
 
     /// Whether it waits for an answer and sends hardly anything: bytes out at `now`, none in.
@@ -102,9 +180,16 @@ impl Flow {
 }
 
 const FIRST_DUE: u32 = 4;
+/// Until so many chunks a flow to a young service is looked at every [`FIRST_DUE`].
+const CLOSE_CHUNKS: u32 = 64;
+const DUE_OUT: u64 = 1 << 20;
+const EVEN_LEAST: f32 = 0.4;
+const EVEN_MOST: f32 = 0.6;
+const EVEN_BYTES_MIN: u32 = 64;
+const EVEN_SPREAD: f32 = 1.25;
 const DUE_US: u64 = 10_000_000;
-/// From this bin on gaps are over 0.3 s.
-const LONG_BIN: usize = 5;
+/// Shorter gaps are within a piece of work.
+pub const GAP_MIN_S: f32 = 0.3;
 /// A request that takes longer than this to be made is slow.
 pub const UNFINISHED_US: u64 = 5_000_000;
 const SLOW_BYTES_S: f32 = 1000.0;
@@ -115,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_flow_is_small_and_due_at_powers_of_two_and_after_ten_seconds() {
-        assert!(size_of::<Flow>() <= 200, "{}", size_of::<Flow>());
+        assert!(size_of::<Flow>() <= 256, "{}", size_of::<Flow>());
         let mut flow = Flow::new(DeviceKey(1), Target::default(), Moment(0), Moment(0));
         let mut due = Vec::new();
         for i in 1..=64 {
@@ -135,6 +220,14 @@ mod tests {
         for i in 1..=30u64 {
             flow.gap(Moment(i * 10_000_000));
         }
-        assert_eq!(flow.rhythm(), (29, 1.0));
+        assert_eq!(flow.gaps.count, 29);
+        assert!(flow.gaps.deviation() < 0.01, "{:?}", flow.gaps);
+        let mut person = Flow::new(DeviceKey(1), Target::default(), Moment(0), Moment(0));
+        let mut t = 1_000_000;
+        for i in 0..30 {
+            person.gap(Moment(t));
+            t += (-1.5e6 * (1.0 - (f64::from(i) * 0.618).fract() * 0.999).ln()) as u64;
+        }
+        assert!(person.gaps.deviation() > 0.5, "{:?}", person.gaps);
     }
 }

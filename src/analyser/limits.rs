@@ -41,6 +41,10 @@ pub const TABLE: &[Limit] = &[
     limit(Rule::FanOut, Count::Fresh, Horizon::M1, "first_contacts_1m", 5.0, 3.0, 1.0),
     limit(Rule::FanOut, Count::Fresh, Horizon::M10, "first_contacts_10m", 6.0, 3.0, 1.0),
     limit(Rule::FanOut, Count::Fresh, Horizon::H1, "first_contacts_1h", 15.0, 3.0, 1.0),
+    limit(Rule::FanOut, Count::FreshAllowed, Horizon::M10, "first_contacts_allowed_10m", 3.3, 3.0, 1.0),
+    limit(Rule::FanOut, Count::FreshAllowed, Horizon::H1, "first_contacts_allowed_1h", 3.6, 3.0, 1.0),
+    limit(Rule::Stranger, Count::Moves, Horizon::H1, "moves_between_networks_1h", 1.9, 2.0, 0.1),
+    limit(Rule::Stranger, Count::FreshAway, Horizon::H1, "first_contacts_from_elsewhere_1h", 1.9, 2.0, 0.1),
     limit(Rule::Failures, Count::YoungFailures, Horizon::M1, "young_failures_1m", 10.0, 3.0, 1.0),
     limit(Rule::Failures, Count::YoungFailures, Horizon::M10, "young_failures_10m", 15.0, 3.0, 1.0),
     limit(Rule::Failures, Count::YoungFailures, Horizon::H1, "young_failures_1h", 25.0, 3.0, 1.0),
@@ -60,10 +64,15 @@ pub const TABLE: &[Limit] = &[
     limit(Rule::Flood, Count::Requests, Horizon::S1, "requests_1s", 100.0, 3.0, 0.1),
     limit(Rule::Flood, Count::Requests, Horizon::S10, "requests_10s", 300.0, 3.0, 0.1),
     limit(Rule::Flood, Count::Requests, Horizon::M1, "requests_1m", 1000.0, 3.0, 0.1),
+    limit(Rule::Flood, Count::Busy, Horizon::S1, "exchanges_in_a_flow_3s", BUSY_3S, BUSY_FACTOR, 0.1),
+    limit(Rule::Flood, Count::Busy, Horizon::S10, "exchanges_in_a_flow_10s", BUSY_10S, BUSY_FACTOR, 0.1),
     limit(Rule::Flood, Count::FreshWords, Horizon::M1, "new_paths_or_topics_1m", 60.0, 3.0, 1.0),
     limit(Rule::Slow, Count::Unfinished, Horizon::M1, "unfinished_requests_1m", 10.0, 3.0, 0.1),
 ];
 
+const BUSY_3S: f32 = 12.0;
+const BUSY_10S: f32 = 25.0;
+const BUSY_FACTOR: f32 = 2.0;
 /// The share of bytes from which on a relation is to blame for them.
 const BLAME: f32 = 0.1;
 /// −log10 of the share of honest checkpoints that reach a limit: 1 in 200,000.
@@ -96,6 +105,19 @@ impl Usual {
             let kept = *usual * (1.0 - limit.fade / n).max(0.0);
             *usual = kept.max(counters.get(limit.count, limit.over));
         }
+    }
+
+    /// Where the limits on exchanges in one flow stand, over its two time scales.
+    pub fn busy(&self, without: u16, strictness: f32) -> [f32; 2] {
+        let mut limits = [f32::MAX; 2];
+        if without & (1 << Rule::Flood as u16) != 0 {
+            return limits;
+        }
+        let busy = self.now.iter().zip(TABLE).filter(|(_, l)| l.count == Count::Busy);
+        for (place, (usual, limit)) in limits.iter_mut().zip(busy) {
+            *place = (limit.floor * strictness).max(limit.factor * usual);
+        }
+        limits
     }
 
     /// What was learnt is what drift is measured from.

@@ -1,5 +1,6 @@
 //! Turns the shape of traffic into a `Risk`: events in, verdicts out, no clock, no payload kept.
 
+mod common;
 mod decay;
 mod device;
 mod engine;
@@ -18,6 +19,7 @@ mod table;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod tongue;
 mod verdict;
 
 pub use engine::{Engine, Meters};

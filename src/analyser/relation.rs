@@ -1,6 +1,6 @@
 //! What a device has to do with one service: since when, how regularly, how much each way.
 
-use super::event::{Both, Moment, ServiceKey};
+use super::event::{Both, First, Moment, ServiceKey, Tongue};
 
 /// How many contacts are remembered.
 pub const CONTACTS: usize = 32;
@@ -20,8 +20,13 @@ pub struct Relation {
     /// The greatest share of bytes that went out while it was learnt, 0..=1; and how much was learnt.
     pub(super) out_share: f32,
     pub(super) learnt: u32,
+    /// The most bytes out of ten minutes that are usual, and when they were last let rise, in hours.
+    pub(super) usual_out: f32,
+    pub(super) raised_h: u32,
     /// Bytes each way, decayed over ten minutes, as of `last`.
     pub(super) recent: Both<f32>,
+    /// What was spoken each way while it was learnt; [`Tongue::Binary`] once it was this and that.
+    pub(super) spoken: Both<Tongue>,
     /// Mean bytes of its last contacts, both ways together.
     pub(super) mean: f32,
 }
@@ -70,10 +75,37 @@ impl Relation {
         out / (out + back).max(1.0)
     }
 
-    /// Remembers the share of bytes that went out as usual.
-    pub fn learn_share(&mut self) {
-        self.out_share = self.out_share.max(self.out_share_now());
+    /// Remembers how much went out, and which share of all that is, as usual: freely while the device is new, later so
+    /// slowly that weeks hardly move it.
+    pub fn learn(&mut self, is_new: bool, hour: u32) {
+        let ([out, _], share) = (self.recent, self.out_share_now());
+        if is_new {
+            self.out_share = self.out_share.max(share);
+            self.usual_out = self.usual_out.max(out);
+            self.raised_h = hour;
+        } else {
+            let hours = hour.saturating_sub(self.raised_h).min(HOURS_MAX);
+            if hours > 0 {
+                self.raised_h = hour;
+                let hours = hours as f32;
+                self.out_share = self.out_share.max(share.min(self.out_share + SHARE_RISE_PER_HOUR * hours));
+                self.usual_out =
+                    self.usual_out.max(out.min(self.usual_out * (1.0 + OUT_RISE_PER_HOUR * hours)));
+            }
+        }
         self.learnt = self.learnt.saturating_add(1);
+    }
+
+    /// Remembers what was spoken.
+    pub fn learn_tongues(&mut self, first: Both<Option<First>>) {
+        for (spoken, first) in self.spoken.iter_mut().zip(first) {
+            *spoken = match (*spoken, first.map_or(Tongue::Unknown, |f| f.tongue)) {
+                (known, Tongue::Unknown) => known,
+                (Tongue::Unknown, new) => new,
+                (known, new) if known == new => known,
+                _ => Tongue::Binary,
+            };
+        }
     }
 
     /// How regular its contacts are. Chance gaps (exponential) have a median deviation of 0.69 of their median; the
@@ -151,6 +183,10 @@ fn decode(code: u16) -> f32 {
     (f32::from(code) / 1560.0).exp2() - 1.0
 }
 
+/// A third in four weeks.
+const OUT_RISE_PER_HOUR: f32 = 0.0004;
+const SHARE_RISE_PER_HOUR: f32 = 0.0002;
+const HOURS_MAX: u32 = 24;
 const CONTACTS_MIN: u32 = 10;
 /// Faster contacts are work, not a rhythm of their own.
 const PERIOD_MIN_S: f32 = 0.5;

@@ -113,12 +113,131 @@ fn another_protocol_and_another_end_of_the_wire_are_told() {
     let chunk = Event::Chunk { t: Moment(play.now), flow, way: Way::Out, len: 60, first };
     let verdict = play.engine.on(&chunk);
     assert_eq!((verdict.rule, verdict.action), (Rule::Mismatch, Action::Kill));
-    let habit = |stack, source| Habit { stack, source, ..Habit::default() };
     let mut play = Play::settled();
-    play.open("svc-0", 443, Tongue::Http, habit(1, 1));
-    assert_eq!(play.open("svc-0", 443, Tongue::Http, habit(2, 1)).1.action, Action::Allow);
-    let verdict = play.open("svc-0", 443, Tongue::Http, habit(2, 2)).1;
+    play.open("svc-0", 443, Tongue::Http, habit(1, 1, 20));
+    assert_eq!(play.open("svc-0", 443, Tongue::Http, habit(2, 1, 20)).1.action, Action::Allow);
+    let verdict = play.open("svc-0", 443, Tongue::Http, habit(2, 2, 20)).1;
     assert_eq!((verdict.rule, verdict.action), (Rule::Stranger, Action::Prove));
+}
+
+/// A device that its sidecar knows: the service may be used, the certificate is so many hours old.
+fn habit(stack: u32, source: u32, certificate_age_h: u16) -> Habit {
+    Habit { stack, source, certificate_age_h, resumed: false }
+}
+
+#[test]
+fn a_service_that_nothing_is_declared_of_speaks_as_it_always_did() {
+    use super::event::First;
+    let say = |p: &mut Play, bytes: &[u8]| {
+        let (flow, _) = p.open("svc-0", 443, Tongue::Unknown, Habit::default());
+        let (t, first) = (Moment(p.now), Some(First::of(bytes)));
+        let said = p.engine.on(&Event::Chunk { t, flow, way: Way::Out, len: bytes.len() as u32, first });
+        p.engine.on(&Event::Close { t, flow, end: End::Fin, bytes: [400, 4000], chunks: [4, 4] });
+        said
+    };
+    let mut play = Play::settled();
+    for _ in 0..30 {
+        play.now += 30 * S;
+        assert_eq!(say(&mut play, b"GET / HTTP/1.1\r\n\r\n").action, Action::Allow);
+    }
+    let said = say(&mut play, b"SSH-2.0-x\r\n");
+    assert_eq!((said.rule, said.action), (Rule::Mismatch, Action::Kill));
+    assert_eq!(say(&mut play, b"POST /v1/x HTTP/1.1\r\n\r\n").action, Action::Allow);
+}
+
+#[test]
+fn a_new_certificate_makes_new_habits_the_devices_own() {
+    let thief = |age| {
+        let mut play = Play::settled();
+        play.open("svc-0", 443, Tongue::Http, habit(1, 1, 20));
+        play.now += 7200 * S;
+        play.open("svc-0", 443, Tongue::Http, habit(2, 2, age)).1
+    };
+    assert_eq!((thief(22).rule, thief(22).action), (Rule::Stranger, Action::Prove));
+    assert_eq!(thief(1).action, Action::Allow);
+    assert_eq!(thief(u16::MAX).action, Action::Prove, "of unknown age is not new");
+}
+
+#[test]
+fn two_places_at_once_are_told_and_a_move_is_not() {
+    let mut play = Play::settled();
+    let places = |p: &mut Play, source| p.open("svc-0", 443, Tongue::Http, habit(1, source, 20)).1;
+    assert_eq!(places(&mut play, 1).action, Action::Allow);
+    let found = play.until(6, 60.0, |p, i| places(p, 1 + (i % 2) as u32));
+    assert!(matches!(found, Some((Rule::Stranger, 2..=4))), "{found:?}");
+    let mut play = Play::settled();
+    places(&mut play, 1);
+    assert_eq!(play.until(200, 60.0, |p, _| places(p, 2)), None, "it has moved");
+}
+
+#[test]
+fn first_contacts_count_more_where_policy_allows_them_and_not_where_others_go() {
+    let open = |p: &mut Play, device: &str, name: &str| {
+        p.flows += 1;
+        let target = Target {
+            service: p.keys.service(name, 443, Carrier::Tcp),
+            standing: super::event::Standing::Allowed,
+            ..Target::default()
+        };
+        let (t, flow, device) = (Moment(p.now), FlowKey(p.flows), p.keys.device(device));
+        let event = Event::Open { t, began: t, flow, device, target, habit: habit(1, 1, 20) };
+        let opened = p.engine.on(&event);
+        p.engine.on(&Event::Close { t, flow, end: End::Fin, bytes: [400, 4000], chunks: [4, 4] });
+        opened
+    };
+    let found = Play::settled().until(4, 10.0, |p, i| open(p, "d", &format!("new-{i}")));
+    assert_eq!(found, Some((Rule::FanOut, 4)));
+    // A replica begins where `d` has long been.
+    let mut play = Play::settled();
+    let found = play.until(3, 10.0, |p, i| open(p, "replica", &format!("svc-{}", i - 1)));
+    assert_eq!(found, None);
+    let replica = play.engine.devices.get(play.keys.device("replica").0).unwrap();
+    assert_eq!(replica.counters.get(super::decay::Count::FreshAllowed, super::decay::Horizon::M10), 0.0);
+}
+
+/// One flow, and in it an exchange of these sizes each `gap_s`; the first rule that acts, and at which exchange.
+fn exchanges(
+    play: &mut Play,
+    name: &str,
+    n: u64,
+    gap_s: f64,
+    sizes: fn(u64) -> [u32; 2],
+) -> Option<(Rule, u64)> {
+    let (flow, _) = play.open(name, 443, Tongue::Http, Habit::default());
+    play.until(n, gap_s, |p, i| {
+        let [out, back] = sizes(i);
+        let t = Moment(p.now);
+        let asked = p.engine.on(&Event::Chunk { t, flow, way: Way::Out, len: out, first: None });
+        let t = Moment(p.now + 1000);
+        let answered = p.engine.on(&Event::Chunk { t, flow, way: Way::In, len: back, first: None });
+        if asked.score > answered.score { asked } else { answered }
+    })
+}
+
+#[test]
+fn a_flow_busier_than_any_before_is_slowed_while_it_lasts() {
+    let found = exchanges(&mut Play::settled(), "svc-0", 40, 0.1, |i| [90 + i as u32 % 50, 800]);
+    assert!(matches!(found, Some((Rule::Flood, 12..=20))), "{found:?}");
+    assert_eq!(exchanges(&mut Play::settled(), "svc-0", 40, 1.0, |_| [90, 800]), None);
+}
+
+#[test]
+fn a_known_service_that_is_sent_far_more_than_ever_is_told_before_the_flow_ends() {
+    let mut play = Play::settled();
+    let (flow, _) = play.open("svc-0", 443, Tongue::Http, Habit::default());
+    let found = play.until(40, 0.5, |p, _| {
+        p.engine.on(&Event::Chunk { t: Moment(p.now), flow, way: Way::Out, len: 500_000, first: None })
+    });
+    assert!(matches!(found, Some((Rule::Exfil, 12..=20))), "6 to 10 MB: {found:?}");
+}
+
+#[test]
+fn even_pieces_both_ways_are_a_tunnel_and_answers_are_not() {
+    let mut play = Play::settled_without(vec![Rule::Beacon, Rule::Flood]);
+    let found = exchanges(&mut play, "feed", 60, 0.2, |i| [140 + i as u32 % 8, 142]);
+    assert!(matches!(found, Some((Rule::Mismatch, 16..=40))), "{found:?}");
+    let mut play = Play::settled_without(vec![Rule::Beacon, Rule::Flood]);
+    assert_eq!(exchanges(&mut play, "feed", 60, 0.2, |i| [140 + i as u32 % 8, 900]), None);
 }
 
 #[test]
