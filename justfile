@@ -48,6 +48,14 @@ test-hosts:
     cargo build --locked --release
     COUNTERSIGN_BIN="$PWD/target/release/countersign" cargo test --locked --test it -- --ignored --nocapture --test-threads=1 hosts::
 
+# Attacks and honest days from twenty seeds before the analyser, and who knows it; a quarter of an hour
+test-analyser seeds="20":
+    cargo test --locked --release --lib -- --ignored every_honest_day
+    cargo build --locked --release
+    target/release/countersign analyse simulate --suite --seeds {{seeds}}
+    target/release/countersign analyse simulate --evasion --seeds {{seeds}}
+    target/release/countersign analyse simulate --each-off --seeds 3
+
 # How fast access ends, 50 times for each way to end it; wants root, and takes 8 minutes
 test-cuts:
     .ci/hosts

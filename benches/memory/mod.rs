@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use countersign::flow::{Seat, Table, Ways, relay};
+use countersign::flow::{Listener, Seat, Table, Talk, Way, Ways, relay};
 use countersign::limits::{Governor, Settings, Slot};
 use countersign::model::{
     DecisionId, DeviceFacts, Direction, Facts, Risk, Score, SessionFacts, Tier, Timestamp, Transport,
@@ -77,7 +77,7 @@ impl Flow {
         let near = BoxStream { read: Box::new(Spring::new(count, len)), write: Box::new(Drain::new(1)) };
         let far = BoxStream { read: Box::new(Spring::new(0, 1)), write: Box::new(Drain::new(burst)) };
         let mut ways = Ways::new(self.permit(), near, far);
-        let end = self.runtime.block_on(relay(&mut ways, &self.seat, &self.slot, &|_, _| None));
+        let end = self.runtime.block_on(relay(&mut ways, &self.seat, &self.slot, &Deaf));
         assert!(matches!(end, countersign::flow::End::Closed), "{end:?}");
     }
 
@@ -181,3 +181,16 @@ impl WriteHalf for Drain {
 
 /// Chunks that come before the source runs dry.
 const BATCH: usize = 8;
+
+/// Hears nothing and slows nobody down.
+struct Deaf;
+
+impl Listener for Deaf {
+    fn moved(&self, _: Way, _: usize) -> Option<std::time::Duration> {
+        None
+    }
+
+    fn may_go(&self, _: &mut Talk, _: Way, _: &[u8]) -> bool {
+        true
+    }
+}

@@ -44,6 +44,7 @@ impl<'n> File<'n> {
             let idle_timeout = table.get_or("idle_timeout", IDLE, |v| v.duration(IDLES));
             let connect_timeout = table.get_or("connect_timeout", CONNECT, |v| v.duration(WAITS));
             let pass = table.get_or("pass", flow::Pass::Nothing, |v| v.one_of(PASSES));
+            let speaks = table.get_or("speaks", flow::Tongue::Unknown, |v| v.one_of(TONGUES));
             table.finish();
             let item = || {
                 protocol?;
@@ -53,6 +54,7 @@ impl<'n> File<'n> {
                     idle_timeout: idle_timeout?,
                     connect_timeout: connect_timeout?,
                     pass: pass?,
+                    speaks: speaks?,
                 })
             };
             inbounds.push(item());
@@ -290,6 +292,20 @@ fn is_local(listen: &Listen) -> bool {
 
 /// What a service can be told of the peer.
 const PASSES: &[(&str, flow::Pass)] = &[("nothing", flow::Pass::Nothing), ("proxy-v2", flow::Pass::ProxyV2)];
+/// What a service can be said to speak.
+pub(super) const TONGUES: &[(&str, flow::Tongue)] = &[
+    ("anything", flow::Tongue::Unknown),
+    ("tls", flow::Tongue::Tls),
+    ("http", flow::Tongue::Http),
+    ("mqtt", flow::Tongue::Mqtt),
+    ("ssh", flow::Tongue::Ssh),
+    ("dns", flow::Tongue::Dns),
+    ("postgres", flow::Tongue::Postgres),
+    ("mysql", flow::Tongue::Mysql),
+    ("redis", flow::Tongue::Redis),
+    ("kafka", flow::Tongue::Kafka),
+    ("rdp", flow::Tongue::Rdp),
+];
 /// Most `paths` of one outbound.
 const PATHS_MAX: usize = 16;
 /// Longest path of a Unix socket that is dialled (`sun_path` less its NUL).

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Config;
+use super::services::TONGUES;
 use crate::capture::{Door, Listen, Mode};
 use crate::channel::Profile;
 use crate::{audit, device, flow, identity, telemetry};
@@ -123,6 +124,8 @@ impl Config {
                     flow::Pass::ProxyV2 => "proxy-v2",
                 },
             );
+            let speaks = TONGUES.iter().find(|(_, tongue)| *tongue == inbound.speaks);
+            toml.text("speaks", speaks.map_or("anything", |(name, _)| name));
         }
         for outbound in &self.flow.outbound {
             toml.header("[[outbound]]");

@@ -8,12 +8,14 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::relay::Listener;
 use super::run::Rooms;
 use super::table::{Cut, Living};
-use crate::analyser::event::{Carrier, DeviceKey, Habit, Reach, Standing, Target};
+use super::talk::{Heard, Talk};
+use crate::analyser::event::{Carrier, DeviceKey, Habit, Reach, Standing, Target, Tongue};
 use crate::analyser::{self, Action, Engine, Event, Keys, Moment, Rule, Verdict};
 use crate::audit::{Entry, Kind};
-use crate::model::{Facts, FlowId, Reason, Refusal, Risk, SpiffeId, Timestamp};
+use crate::model::{Direction, Facts, FlowId, Reason, Refusal, Risk, SpiffeId, Timestamp};
 
 pub use crate::analyser::event::{End, FlowKey, Way};
 
@@ -223,6 +225,7 @@ impl<'a> Watch<'a> {
             target: Target {
                 service: keys.service(service, 0, Carrier::Tcp),
                 host: keys.host(service),
+                declared: declared(rooms, facts),
                 standing: if refused { Standing::Refused } else { Standing::Allowed },
                 reach: Reach::Near,
                 ..Target::default()
@@ -264,6 +267,26 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// The first bytes of one way, or an answer: before they go. Whether they may.
+    fn heard(&self, living: &Living, way: Way, heard: Heard) -> bool {
+        let (t, flow) = (moment(Timestamp::now()), self.flow);
+        let event = match heard {
+            Heard::First(first) => Event::Chunk { t, flow, way, len: 0, first: Some(first) },
+            // Sizes and times are told by the chunks.
+            Heard::Answer(request) => Event::Message { t, flow, request, bytes: [0, 0], latency_us: 0 },
+        };
+        let said = self.tell(&event);
+        match permitted(self.rooms, &said, &living.facts) {
+            // The next chunk that moves is slowed.
+            Action::Allow | Action::Throttle | Action::Tarpit => true,
+            action => {
+                let now = Timestamp::now();
+                living.cut(enact(self.rooms, living, self.device, action, &said.verdict, now));
+                false
+            }
+        }
+    }
+
     /// How the flow ended.
     pub(super) fn close(mut self, living: &Living, end: End) {
         self.closed = true;
@@ -279,6 +302,27 @@ impl<'a> Watch<'a> {
         let nothing = || Said { verdict: Verdict::default(), quarantined: false };
         let shard = self.rooms.behaviour.shard(self.device);
         shard.map_or_else(nothing, |mut shard| shard.on(event, self.device))
+    }
+}
+
+/// A watch that hears a relay.
+pub(super) struct Heeding<'a> {
+    pub(super) watch: &'a Watch<'a>,
+    pub(super) living: &'a Living,
+}
+
+impl Listener for Heeding<'_> {
+    fn moved(&self, way: Way, len: usize) -> Option<Duration> {
+        self.watch.moved(self.living, way, len)
+    }
+
+    fn may_go(&self, talk: &mut Talk, way: Way, chunk: &[u8]) -> bool {
+        let rooms = self.watch.rooms;
+        if rooms.behaviour.engines.is_empty() {
+            return true;
+        }
+        let heard = talk.hear(way, chunk, &rooms.behaviour.keys);
+        heard.is_none_or(|heard| self.watch.heard(self.living, way, heard))
     }
 }
 
@@ -326,6 +370,13 @@ fn permitted(rooms: &Rooms, said: &Said, facts: &Facts) -> Action {
         rooms.metrics.behaviour_acted();
     }
     action
+}
+
+/// What the configuration says is spoken with a service of ours.
+fn declared(rooms: &Rooms, facts: &Facts) -> Tongue {
+    let ours = facts.session.direction == Direction::Inbound;
+    let inbound = rooms.settings.inbound.iter().find(|inbound| ours && inbound.name == facts.service);
+    inbound.map(|inbound| inbound.speaks).unwrap_or_default()
 }
 
 /// Carries out what goes beyond one flow, writes it down, and says how the flow itself ends.

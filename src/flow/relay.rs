@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 
 use super::behaviour;
 use super::table::{Count, Cut, Seat};
+use super::talk::Talk;
 use crate::limits::Slot;
 use crate::model::Reason;
 use crate::net::{BoxStream, Chunks, EndKind, ReadHalf, StreamError, WriteHalf};
@@ -54,20 +55,29 @@ impl Ways {
     }
 }
 
-/// Hears how many bytes went which way, and says how long that way must wait before the next.
-pub type Told<'a> = &'a (dyn Fn(behaviour::Way, usize) -> Option<Duration> + Sync);
+/// Who hears of the bytes.
+pub trait Listener: Sync {
+    /// So many bytes went this way. How long that way must wait before the next.
+    fn moved(&self, way: behaviour::Way, len: usize) -> Option<Duration>;
+
+    /// A chunk is about to go this way. Whether it may.
+    fn may_go(&self, talk: &mut Talk, way: behaviour::Way, chunk: &[u8]) -> bool;
+}
 
 /// Relays until the flow ends.
-pub async fn relay(ways: &mut Ways, seat: &Seat, slot: &Slot, told: Told<'_>) -> End {
+pub async fn relay(ways: &mut Ways, seat: &Seat, slot: &Slot, listener: &dyn Listener) -> End {
     let Ways { up, down } = ways;
+    let mut talk = Talk::default();
     let end = {
         let mut cut = std::pin::pin!(seat.until_cut());
         std::future::poll_fn(|cx| {
             if let Poll::Ready(cut) = cut.as_mut().poll(cx) {
                 return Poll::Ready(End::Cut(cut));
             }
-            let up_end = up.poll(cx, slot, &seat.moved.up, &|len| told(behaviour::Way::Out, len));
-            let down_end = down.poll(cx, slot, &seat.moved.down, &|len| told(behaviour::Way::In, len));
+            let mut ear = Ear { listener, talk: &mut talk, way: behaviour::Way::Out };
+            let up_end = up.poll(cx, slot, &seat.moved.up, &mut ear);
+            ear.way = behaviour::Way::In;
+            let down_end = down.poll(cx, slot, &seat.moved.down, &mut ear);
             match (up_end, down_end) {
                 (Poll::Ready(Err(e)), _) | (_, Poll::Ready(Err(e))) => Poll::Ready(End::Reset(e)),
                 (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
@@ -84,6 +94,13 @@ pub async fn relay(ways: &mut Ways, seat: &Seat, slot: &Slot, told: Told<'_>) ->
     end
 }
 
+/// Hears one direction.
+struct Ear<'a> {
+    listener: &'a dyn Listener,
+    talk: &'a mut Talk,
+    way: behaviour::Way,
+}
+
 /// One direction.
 struct Way {
     read: Box<dyn ReadHalf>,
@@ -92,6 +109,8 @@ struct Way {
     source: Source,
     finished: bool,
     unflushed: bool,
+    /// What was heard ends the flow: nothing goes any more.
+    held: bool,
     /// The device's byte rate is spent until then.
     wait: Option<Pin<Box<Sleep>>>,
 }
@@ -111,6 +130,7 @@ impl Way {
             source: Source::Open,
             finished: false,
             unflushed: false,
+            held: false,
             wait: None,
         }
     }
@@ -121,15 +141,15 @@ impl Way {
         cx: &mut Context<'_>,
         slot: &Slot,
         moved: &Count,
-        told: &dyn Fn(usize) -> Option<Duration>,
+        ear: &mut Ear<'_>,
     ) -> Poll<Result<(), StreamError>> {
         if self.finished {
             return Poll::Ready(Ok(()));
         }
         let mut rounds = 0;
         loop {
-            let read = self.poll_read(cx)?;
-            let sent = self.poll_write(cx, slot, moved, told)?;
+            let read = self.poll_read(cx, ear)?;
+            let sent = self.poll_write(cx, slot, moved, ear)?;
             if self.source == Source::Closed && self.chunks.is_empty() {
                 return self.poll_finish(cx);
             }
@@ -153,12 +173,15 @@ impl Way {
     }
 
     /// Takes what the source has; says whether it took something.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Result<bool, StreamError> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, ear: &mut Ear<'_>) -> Result<bool, StreamError> {
         let mut took = false;
         while self.source == Source::Open && self.chunks.len() < self.read.undelivered_max() {
             match self.read.poll_chunk(cx)? {
                 Poll::Ready(Some(chunk)) => {
                     took = true;
+                    if ear.talk.listens(ear.way) {
+                        self.held |= !ear.listener.may_go(ear.talk, ear.way, &chunk);
+                    }
                     self.chunks.push(chunk);
                     if self.chunks.len() >= BATCH {
                         break;
@@ -177,9 +200,9 @@ impl Way {
         cx: &mut Context<'_>,
         slot: &Slot,
         moved: &Count,
-        told: &dyn Fn(usize) -> Option<Duration>,
+        ear: &Ear<'_>,
     ) -> Result<bool, StreamError> {
-        if self.chunks.is_empty() {
+        if self.chunks.is_empty() || self.held {
             return Ok(false);
         }
         if let Some(wait) = &mut self.wait {
@@ -194,7 +217,7 @@ impl Way {
                 self.unflushed = true;
                 moved.add(sent);
                 // Paid for afterwards: what was sent is known only now. The source is still drained meanwhile.
-                let slow = told(sent);
+                let slow = ear.listener.moved(ear.way, sent);
                 let spent = slot.bytes(sent, Instant::now()).err();
                 if let Some(wait) = spent.max(slow) {
                     self.wait = Some(Box::pin(tokio::time::sleep(wait)));

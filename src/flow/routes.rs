@@ -81,6 +81,7 @@ mod tests {
             idle_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),
             pass: Pass::Nothing,
+            speaks: Default::default(),
         };
         Settings {
             inbound: vec![inbound("orders", "127.0.0.1:8080"), inbound("stock", "unix:/run/stock.sock")],

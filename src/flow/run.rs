@@ -10,7 +10,7 @@ use crate::policy::{Permit, Policy, Verdict};
 use crate::resilience::Pool;
 use crate::telemetry::Metrics;
 
-use super::behaviour::{Behaviour, End, Watch};
+use super::behaviour::{Behaviour, End, Heeding, Watch};
 use super::exit::{self, Far};
 use super::intake::{Asker, Intake, Wanted};
 use super::record::{Closing, Record};
@@ -52,7 +52,7 @@ pub async fn run(rooms: Arc<Rooms>, intake: Intake) {
         return;
     };
     let end = match &mut ways {
-        Ok(ways) => relay::relay(ways, &seat, &slot, &|way, len| watch.moved(&seat, way, len)).await,
+        Ok(ways) => relay::relay(ways, &seat, &slot, &Heeding { watch: &watch, living: &seat }).await,
         Err(end) => std::mem::replace(end, relay::End::Closed),
     };
     closing.closed(&end, &seat, Timestamp::now());

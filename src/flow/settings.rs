@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::analyser::event::Tongue;
 use crate::model::{Authority, ServiceName, SpiffeId};
 use crate::net::Target;
 
@@ -29,6 +30,8 @@ pub struct Inbound {
     pub connect_timeout: Duration,
     /// What the service is told of the peer. Default nothing.
     pub pass: Pass,
+    /// What is spoken with it; the analyser blocks anything else. Default: not said.
+    pub speaks: Tongue,
 }
 
 /// What a local service is told of the peer ahead of the peer's own bytes.

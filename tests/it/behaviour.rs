@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::{
-    Client, Credentials, H2Client, Service, Sidecar, Yard, binary, echo, echoes, free_addr, until,
+    Client, Credentials, H2Client, Service, Sidecar, Yard, binary, echo, echoes, free_addr, until, within,
 };
 
 /// Nothing has to be learnt first: every device is judged by the floors.
@@ -41,6 +43,13 @@ async fn flood(door: SocketAddr, by: &Credentials, flows: usize) -> Vec<(u16, St
         }
     }
     said
+}
+
+/// Asks, and waits for the first bytes of an answer; whether some came.
+async fn turn(flow: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), ask: &[u8]) -> bool {
+    let mut heard = [0; 1024];
+    flow.write_all(ask).await.is_ok()
+        && within("an answer or the end", flow.read(&mut heard)).await.is_ok_and(|n| n > 0)
 }
 
 /// The entries of this kind with this reason.
@@ -168,4 +177,48 @@ fn enforcing_without_a_file_of_actions_does_not_start_and_says_which_is_missing(
         said.contains("policies/behaviour.toml: is missing, and `[behaviour] mode` is `enforce`"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_protocol_is_stopped_before_its_first_byte_arrives() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let speaks = format!("speaks = \"http\"\n{ENFORCE}");
+    let actions = "[[behaviour]]\nrules = [\"mismatch\"]\naction = \"block\"\n";
+    let (dir, door) = furnished(&yard, orders.addr, &speaks, Some(actions));
+    let server = Sidecar::start(&dir).await;
+    let web = yard.issue("web-1");
+    let mut honest = Client::connect(door, &web).await.ask("orders:80").await.flow();
+    assert!(turn(&mut honest, b"GET / HTTP/1.1\r\n\r\n").await);
+    let mut tunnel = Client::connect(door, &web).await.ask("orders:80").await.flow();
+    assert!(!turn(&mut tunnel, b"SSH-2.0-OpenSSH_9.2p1\r\n").await, "nothing comes back");
+    let closed = server.wrote("close", "behaviour_blocked").await;
+    let why = closed["detail"].as_str().unwrap();
+    assert!(why.starts_with("rule=mismatch"), "{why}");
+    assert_eq!(closed["bytes_up"], 0, "{closed}");
+    assert!(turn(&mut honest, b"GET /b HTTP/1.1\r\n\r\n").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_tried_one_after_the_other_are_stopped() {
+    let yard = Yard::new();
+    let login = Service::start(async |mut stream: TcpStream| {
+        let mut asked = [0; 1024];
+        while stream.read(&mut asked).await.is_ok_and(|n| n > 0) {
+            let answer = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+            stream.write_all(answer).await.unwrap();
+        }
+    })
+    .await;
+    let actions = "[[behaviour]]\nrules = [\"logins\"]\naction = \"block\"\n";
+    let (dir, door) = furnished(&yard, login.addr, ENFORCE, Some(actions));
+    let server = Sidecar::start(&dir).await;
+    let mut flow = Client::connect(door, &yard.issue("web-1")).await.ask("orders:80").await.flow();
+    let mut tries = 0;
+    while turn(&mut flow, format!("POST /login?try={tries} HTTP/1.1\r\n\r\n").as_bytes()).await {
+        tries += 1;
+        assert!(tries < 60, "nobody stops it");
+    }
+    assert!(tries >= 8, "a few typos are nothing: {tries}");
+    let closed = server.wrote("close", "behaviour_blocked").await;
+    assert!(closed["detail"].as_str().unwrap().starts_with("rule=logins"), "{closed}");
 }
