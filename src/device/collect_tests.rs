@@ -225,14 +225,17 @@ fn what_only_root_may_read_is_told_so() {
 
 #[test]
 fn a_hypervisor_is_told_by_its_flag() {
-    let virt = |flags: &str| look_at(Component::Virtual, |d| put(d, "proc/cpuinfo", &format!("flags : fpu {flags}\n")));
+    let virt = |flags: &str| {
+        look_at(Component::Virtual, |d| put(d, "proc/cpuinfo", &format!("flags : fpu {flags}\n")))
+    };
     assert_eq!(virt("hypervisor sse2"), Ok(vec!["hypervisor".to_owned()]));
     assert_eq!(virt("sse2"), Ok(vec!["none".to_owned()]));
 }
 
 #[test]
 fn what_systemd_says_of_a_container_counts_unless_it_says_nothing() {
-    let told = |text: &'static str| look_at(Component::Container, move |d| put(d, "run/systemd/container", text));
+    let told =
+        |text: &'static str| look_at(Component::Container, move |d| put(d, "run/systemd/container", text));
     assert_eq!(told("lxc\n"), Ok(vec!["lxc".to_owned()]));
     assert_eq!(told(" \n"), Ok(vec!["none".to_owned()]));
 }

@@ -330,3 +330,11 @@ proptest! {
         let _ = parse_claims(&bytes);
     }
 }
+
+#[test]
+fn our_claims_have_their_numbers() {
+    // Others read them, too (docs/evidence.md).
+    let ours = [COMPONENTS, BOOT, COUNTER, CONFIG, POLICY, NEW_LEAF];
+    assert_eq!(ours, [-70_001, -70_004, -70_005, -70_006, -70_007, -70_008]);
+    assert_eq!([IAT, EAT_NONCE, UEID, EAT_PROFILE, SWNAME, SWVERSION], [6, 10, 256, 265, 270, 271]);
+}

@@ -170,3 +170,16 @@ fn a_record_speaks_of_one_device_one_key_and_its_time() {
     assert_eq!(check(&Record { status: Status::Revoked, ..right.clone() }, NOW), Err(Reason::DeviceRevoked));
     assert_eq!(check(&Record { status: Status::Quarantined, ..right }, NOW), Ok(()));
 }
+
+#[test]
+fn a_record_is_good_for_ninety_days_at_most() {
+    assert_eq!((RECORD_TTL_MAX, RECORD_LEN_MAX), (Duration::from_secs(7_776_000), 16_384));
+}
+
+#[test]
+fn a_baseline_is_told_from_another_by_its_digest() {
+    let key = Key::new();
+    let digest = |machine_seed| record(&machine(machine_seed, 1), &key).baseline_sha256();
+    assert_eq!(digest(1), digest(1));
+    assert_ne!(digest(1), digest(2));
+}

@@ -355,6 +355,7 @@ fn what_lies_there_and_cannot_be_read_is_not_taken_for_missing() {
     std::fs::create_dir(&settings.record).unwrap();
     assert!(matches!(machine::salt(&settings), Err(AttestError::File(_))), "a folder is no record");
     assert_ne!(machine::random().unwrap(), machine::random().unwrap());
+    assert_ne!(prove::fresh().unwrap(), prove::fresh().unwrap());
 }
 
 #[test]
@@ -403,7 +404,9 @@ fn evidence_sent_back_to_its_maker_is_of_no_use() {
     let meeting = meet(&a, &b);
     let message = ask(&a, &meeting.client);
     let mirrored = a.attester.appraised(&meeting.client, &message, &[1; 32], Timestamp::now());
-    assert_eq!(mirrored.unwrap_err().reason, Reason::EvidenceBinding);
+    let refused = mirrored.unwrap_err();
+    assert_eq!(refused.reason, Reason::EvidenceBinding);
+    assert!(refused.detail.contains("; id="), "the one under which it is written: {}", refused.detail);
 }
 
 #[test]
@@ -459,6 +462,8 @@ fn a_record_of_another_or_signed_by_another_or_over_is_refused() {
 fn a_tier_below_the_one_required_is_refused() {
     let world = World::new();
     let (a, mut b) = (enrolled(&world, "a", 1), enrolled(&world, "b", 2));
+    b.again(|s| s.require_tier = Tier::Software);
+    exchange(&a, &b, &meet(&a, &b)).unwrap();
     b.again(|s| s.require_tier = Tier::Attested);
     assert_eq!(exchange(&a, &b, &meet(&a, &b)).unwrap_err(), Reason::TierTooLow);
     b.again(|s| s.exempt = vec![id("a")]);
@@ -565,9 +570,14 @@ fn a_part_that_changed_shortens_the_lease() {
         std::fs::remove_file(a.settings.sysroot.join(gone)).unwrap();
     }
     a.again(|_| {});
+    let last_drift = |id| b.attester.memory().history(&id, Timestamp::now()).unwrap().drift_last;
     let meeting = meet(&a, &b);
     let answer = exchange(&a, &b, &meeting).unwrap();
     assert_eq!((answer.verdict, answer.lease_ttl_s), (device::Verdict::Drift, 60));
+    assert!(last_drift(id("a")).is_some(), "and is remembered");
+    let whole = enrolled(&world, "c", 3);
+    exchange(&whole, &b, &meet(&whole, &b)).unwrap();
+    assert_eq!(last_drift(id("c")), None);
 }
 
 #[test]
