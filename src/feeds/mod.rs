@@ -6,5 +6,5 @@
 mod flow_csv;
 mod record;
 
-pub use flow_csv::{FlowCsv, FlowCsvError};
+pub use flow_csv::{FlowCsv, FlowCsvError, RECORD_MAX};
 pub use record::FlowRecord;
