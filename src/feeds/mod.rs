@@ -5,6 +5,7 @@
 
 mod assembly;
 mod audit;
+mod feed;
 mod flow_csv;
 mod iso;
 mod pcap;
@@ -15,6 +16,7 @@ mod zeek;
 
 pub use assembly::{Assembly, Bounds, HEARD_MAX, Heard, Recognise};
 pub use audit::{AuditError, Entries, parse_audit};
+pub use feed::{Feed, FeedError};
 pub use flow_csv::{FlowCsv, FlowCsvError, RECORD_MAX};
 pub use pcap::{Flags, Packet, Packets, Passed, PcapError};
 pub use record::FlowRecord;

@@ -1,5 +1,6 @@
 //! `countersign analyse`: what the analyser makes of traffic.
 
+mod progress;
 pub mod replay;
 
 use std::process::ExitCode;
