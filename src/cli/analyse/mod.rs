@@ -1,6 +1,7 @@
 //! `countersign analyse`: what the analyser makes of traffic.
 
 mod judge;
+mod progress;
 pub mod replay;
 pub mod simulate;
 
