@@ -505,3 +505,67 @@ async fn cut_after_any_record_of_either_end_the_same_token_and_key_join_again() 
         assert!((4..40).contains(&cuts), "{from:?} {cuts}");
     }
 }
+
+/// An authority that answers each message with these bytes, whatever was asked, and leaves.
+async fn answering(scene: &Scene, answers: Vec<Vec<u8>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let settings = scene.world.settings("authority");
+    let identity = identity::Identity::load(&settings, scene.world.now).unwrap();
+    let roots = authority::roots(&scene.world.ca(), scene.world.now).unwrap();
+    let config = identity.joining_server(roots, ALPN_JOIN).unwrap();
+    tokio::spawn(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut tls = tokio_rustls::TlsAcceptor::from(config).accept(tcp).await.unwrap();
+        for answer in answers {
+            let len = tls.read_u32().await.unwrap();
+            let mut asked = vec![0; len as usize];
+            tls.read_exact(&mut asked).await.unwrap();
+            tls.write_all(&answer).await.unwrap();
+            tls.flush().await.unwrap();
+        }
+        let _ = tls.shutdown().await;
+    });
+    addr
+}
+
+#[tokio::test]
+async fn an_authority_that_says_too_much_or_too_little_is_not_believed() {
+    let scene = Scene::new().await;
+    let heard = async |answers: Vec<Vec<u8>>| {
+        let addr = answering(&scene, answers).await;
+        match scene.join_at(addr).await.map(drop).unwrap_err() {
+            JoinError::Protocol(why) => why,
+            other => format!("{other:?}"),
+        }
+    };
+    let told = |len: usize| u32::try_from(len).unwrap().to_be_bytes().to_vec();
+    let longest = super::message::MESSAGE_LEN_MAX;
+    for len in [longest + 1, longest + 2, 1 << 31] {
+        assert!(heard(vec![told(len)]).await.contains(&len.to_string()), "{len}");
+    }
+    let garbage = [told(longest), vec![0xff; longest]].concat();
+    assert!(!heard(vec![garbage]).await.contains(&longest.to_string()), "it is read before it is judged");
+
+    let granted = |crl_len: u64| {
+        framed(
+            &JoinReply::Granted {
+                chain_pem: "x".into(),
+                bundle_pem: "x".into(),
+                record: "x".into(),
+                crl_len: u32::try_from(crl_len).unwrap(),
+            }
+            .encode(),
+        )
+    };
+    let most = identity::CRL_FILE_MAX;
+    for len in [most + 1, most + 2] {
+        assert_eq!(heard(vec![granted(len)]).await, "the revocation lists are too long");
+    }
+    let part = |bytes: &[u8]| framed(&JoinReply::Part(bytes.to_vec()).encode());
+    let other = "the revocation lists are of another length than told";
+    assert_eq!(heard(vec![granted(most), part(b"")]).await, other, "the longest is asked for");
+    assert_eq!(heard(vec![granted(3), part(b"four")]).await, other);
+    assert_eq!(heard(vec![granted(3), part(b"ab"), part(b"cd")]).await, other);
+    assert_ne!(heard(vec![granted(4), part(b"ab"), part(b"cd")]).await, other);
+}
