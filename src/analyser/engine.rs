@@ -210,6 +210,11 @@ impl Engine {
     fn message(&mut self, t: Moment, key: FlowKey, request: Request, _bytes: Both<u32>) -> Verdict {
         let Some(flow) = self.flows.get_mut(key.0) else { return Verdict::default() };
         flow.requests = flow.requests.saturating_add(1);
+        if let Request::Mqtt { packet, .. } = request {
+            flow.useful |= !matches!(packet, MQTT_CONNECT | MQTT_CONNACK | MQTT_DISCONNECT);
+            // What is published is not answered.
+            flow.exchange(t);
+        }
         let Some(device) = self.devices.get_mut(flow.device.0) else { return Verdict::default() };
         device.counters.advance(t);
         device.counters.add(Count::Requests, 1.0);
@@ -229,6 +234,9 @@ impl Engine {
         }
         if error {
             device.counters.add(Count::Errors, 1.0);
+        }
+        if matches!(request, Request::Mqtt { reason: MQTT_MALFORMED | MQTT_PROTOCOL_ERROR, .. }) {
+            device.counters.add(Count::Failures, 1.0);
         }
         if word != 0 && device.words.add(u64::from(word)) {
             device.counters.add(Count::FreshWords, 1.0);
@@ -520,11 +528,9 @@ fn tell(device: &mut Device, flow: &mut Flow, end: Option<End>) {
     }
     // A broker that answers a connect and nothing more has refused it: an accepted client goes on to subscribe or publish.
     let barren = flow.target.declared == Tongue::Mqtt
-        && flow.requests == 0
-        && out > 0
-        && out <= MQTT_CONNECT_ONLY
-        && back > 0
-        && back <= MQTT_CONNACK_ONLY;
+        && !flow.useful
+        && (flow.requests > 0
+            || (out > 0 && out <= MQTT_CONNECT_ONLY && back > 0 && back <= MQTT_CONNACK_ONLY));
     if barren {
         device.counters.add(Count::Logins, 1.0);
     }
@@ -804,6 +810,12 @@ const SENDING_FACTOR: f32 = 5.0;
 const FLIP_LEARNT_MIN: u32 = 20;
 const FLIP_SHARE: f32 = 0.8;
 const FLIP_BYTES: f32 = 2e6;
+/// Packet types and reason codes of MQTT 5.0 (§2.1.2, §2.4).
+const MQTT_CONNECT: u8 = 1;
+const MQTT_CONNACK: u8 = 2;
+const MQTT_DISCONNECT: u8 = 14;
+const MQTT_MALFORMED: u8 = 0x81;
+const MQTT_PROTOCOL_ERROR: u8 = 0x82;
 /// The longest CONNECT without a will, a long client id or a token, and the longest CONNACK without properties
 /// (MQTT 3.1.1 §3.1, §3.2).
 const MQTT_CONNECT_ONLY: u64 = 30;

@@ -1,6 +1,6 @@
 //! What is kept of a living flow: who, what, how much, in which rhythm.
 
-use super::event::{Both, DeviceKey, First, Moment, Target};
+use super::event::{Both, DeviceKey, First, Moment, Target, Tongue};
 
 /// One living flow.
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +23,9 @@ pub struct Flow {
     pub(super) fresh: bool,
     /// Counted as unfinished.
     pub(super) unfinished: bool,
-    /// Requests it carried.
+    /// Requests it carried, and whether one of them did more than to connect (MQTT).
     pub(super) requests: u32,
+    pub(super) useful: bool,
     /// Gaps of over [`GAP_MIN_S`] between chunks out: how many, and mean and spread of their logarithms.
     pub(super) gaps: Spread,
     pub(super) last_out: Moment,
@@ -90,6 +91,7 @@ impl Flow {
             fresh: false,
             unfinished: false,
             requests: 0,
+            useful: false,
             gaps: Spread::default(),
             last_out: Moment(0),
             due_out: DUE_OUT,
@@ -137,6 +139,11 @@ impl Flow {
         if std::mem::replace(&mut self.is_asking, true) {
             return false;
         }
+        self.exchange(now)
+    }
+
+    /// Counts an exchange; whether it makes the flow busier than its device ever was.
+    pub fn exchange(&mut self, now: Moment) -> bool {
         let seconds = now.since(self.last_turn) as f32 / 1e6;
         self.last_turn = self.last_turn.max(now);
         self.turns = self.turns.saturating_add(1);
@@ -175,7 +182,9 @@ impl Flow {
     pub fn is_unfinished(&self, now: Moment) -> bool {
         let [out, back] = self.bytes;
         let age_us = now.since(self.began);
-        back == 0 && age_us >= UNFINISHED_US && (out as f32) < SLOW_BYTES_S * age_us as f32 / 1e6
+        // A client of a broker that connects and says nothing more (SlowITe, Vaccari 2020).
+        let idles = self.target.declared == Tongue::Mqtt && self.requests > 0 && !self.useful;
+        age_us >= UNFINISHED_US && (idles || (back == 0 && (out as f32) < SLOW_BYTES_S * age_us as f32 / 1e6))
     }
 }
 

@@ -240,6 +240,46 @@ fn even_pieces_both_ways_are_a_tunnel_and_answers_are_not() {
     assert_eq!(exchanges(&mut play, "feed", 60, 0.2, |i| [140 + i as u32 % 8, 900]), None);
 }
 
+/// Connects to a broker, says what `packets` are, and stays when `stays`.
+fn broker(p: &mut Play, packets: &[(u8, u8)], stays: bool) -> Verdict {
+    let (flow, _) = p.open("svc-0", 443, Tongue::Mqtt, Habit::default());
+    let t = Moment(p.now);
+    let mut worst = Verdict::default();
+    let mut hear = |p: &mut Play, event| {
+        let said = p.engine.on(&event);
+        worst = if said.score > worst.score { said } else { worst };
+    };
+    hear(p, Event::Chunk { t, flow, way: Way::Out, len: 40, first: None });
+    hear(p, Event::Chunk { t, flow, way: Way::In, len: 4, first: None });
+    for (packet, reason) in packets {
+        let request = Request::Mqtt { packet: *packet, topic: 0, wildcards: 0, reason: *reason };
+        hear(p, Event::Message { t, flow, request, bytes: [30, 4], latency_us: 0 });
+    }
+    if !stays {
+        hear(p, Event::Close { t, flow, end: End::Fin, bytes: [60, 4], chunks: [2, 1] });
+    }
+    hear(p, Event::Tick { t });
+    worst
+}
+
+#[test]
+fn a_broker_is_not_kept_busy_with_nothing() {
+    let found = Play::settled().until(90, 0.33, |p, _| broker(p, &[(1, 0), (14, 0)], false));
+    assert!(matches!(found, Some((Rule::Logins, _))), "connects and leaves: {found:?}");
+    let found = Play::settled().until(90, 0.33, |p, _| broker(p, &[(1, 0)], true));
+    assert!(matches!(found, Some((Rule::Slow, _))), "connects and stays: {found:?}");
+    let found = Play::settled().until(90, 0.33, |p, _| broker(p, &[(1, 0x81)], false));
+    assert!(matches!(found, Some((Rule::Failures | Rule::Logins, _))), "is malformed: {found:?}");
+    assert_eq!(Play::settled().until(90, 0.33, |p, _| broker(p, &[(1, 0), (8, 0)], true)), None);
+    let mut play = Play::settled();
+    let (flow, _) = play.open("svc-0", 443, Tongue::Mqtt, Habit::default());
+    let found = play.until(90, 0.33, |p, _| {
+        let request = Request::Mqtt { packet: 3, topic: 1, wildcards: 0, reason: 0 };
+        p.engine.on(&Event::Message { t: Moment(p.now), flow, request, bytes: [70, 0], latency_us: 0 })
+    });
+    assert!(matches!(found, Some((Rule::Flood, _))), "publishes without end: {found:?}");
+}
+
 #[test]
 fn unfinished_requests_are_seen_when_time_passes() {
     let mut play = Play::settled();
