@@ -1,17 +1,21 @@
 //! What the devices have in common: which services are used, and by whom besides oneself.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{DeviceKey, ServiceKey};
 use super::sketch::mix;
+use super::sparse;
 
 /// Services and a sketch of their users: 4 KiB. A service is told by 16 bits of its keyed hash and its users by one bit of
 /// theirs each; at the bound a chance place is given away.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Common {
+    #[serde(with = "sparse")]
     pub(super) places: [[Users; WAYS]; BUCKETS],
 }
 
 /// Who uses a service.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Users {
     /// 16 bits of the service's hash; 0 where nothing is.
     pub(super) mark: u16,

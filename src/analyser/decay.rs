@@ -1,5 +1,7 @@
 //! Counters that forget: each kept at six time scales at once.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::Moment;
 
 /// The time constants in seconds: what is counted fades to 1/e after that long.
@@ -72,12 +74,12 @@ pub enum Count {
 pub const COUNTS: usize = 18;
 
 /// All counters of one device, all as of one moment.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Counters {
     pub(super) at: Moment,
     pub(super) counts: [[f32; HORIZONS]; COUNTS],
     /// What the present checkpoint added: only who adds to a count is to blame for it.
-    added: [f32; COUNTS],
+    pub(super) added: [f32; COUNTS],
 }
 
 impl Counters {

@@ -1,5 +1,7 @@
 //! What is kept of one device: counts, what it knows, what is usual, how far it is trusted to be known.
 
+use serde::{Deserialize, Serialize};
+
 use super::decay::Counters;
 use super::event::{Habit, Moment, ServiceKey};
 use super::evidence::Evidence;
@@ -8,6 +10,7 @@ use super::ladder::Ladder;
 use super::limits::Usual;
 use super::relation::Relation;
 use super::sketch::{Hll64, Known};
+use super::sparse;
 use super::tail::Tail;
 use super::verdict::Stage;
 
@@ -15,7 +18,7 @@ use super::verdict::Stage;
 pub const RELATIONS: usize = 32;
 
 /// One device; at most 16 KiB.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Device {
     pub(super) stage: Stage,
     pub(super) role: u16,
@@ -37,6 +40,7 @@ pub struct Device {
     pub(super) hosts: Known<64>,
     pub(super) ports: Known<8>,
     pub(super) words: Hll64,
+    #[serde(with = "sparse")]
     pub(super) relations: [Relation; RELATIONS],
     pub(super) last_open: Moment,
     pub(super) stack: u32,

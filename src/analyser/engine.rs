@@ -30,7 +30,7 @@ pub struct Engine {
     pub(super) meters: Meters,
     last_vector: [f32; FEATURES],
     /// When quarantined devices were last counted.
-    counted: Moment,
+    pub(super) counted: Moment,
 }
 
 /// What the engine counted of itself.

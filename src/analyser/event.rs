@@ -5,10 +5,11 @@
 
 use std::hash::{Hash, Hasher};
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 /// Microseconds since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Moment(pub u64);
 
 impl Moment {
@@ -43,7 +44,7 @@ pub struct FlowKey(pub u64);
 pub struct DeviceKey(pub u64);
 
 /// What is reached: a service by its name, or a host, a port and a transport, from [`Keys::service`].
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct ServiceKey(pub u64);
 
 /// Makes keys of names, under a seed that strangers do not know: nobody can choose names that meet in one table
@@ -108,7 +109,7 @@ pub enum Carrier {
 }
 
 /// What is spoken in a flow: by its first bytes, by a log's word for it, or by what the service is declared as.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Tongue {
     /// Not known, or not said.

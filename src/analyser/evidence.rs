@@ -1,10 +1,12 @@
 //! Evidence over time: many weak signs of one device, gathered as an e-process.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::Moment;
 
 /// What was gathered. Under honest traffic its mean is at most 1, so it passes `10^n` no oftener than once in `10^n`
 /// checkpoints (Ville's inequality), as long as the probabilities it is fed are right.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Evidence {
     /// log10 of the e-value, never below 0.
     pub(super) log: f32,

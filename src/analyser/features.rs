@@ -1,5 +1,7 @@
 //! The features of a checkpoint: all named, all bounded or decayed, so that none drifts by merely growing old.
 
+use serde::{Deserialize, Serialize};
+
 use super::decay::{Count, Counters, Horizon};
 use super::event::{Carrier, End, Moment, Reach};
 use super::flow::Flow;
@@ -114,7 +116,7 @@ pub fn features(
 }
 
 /// Where a feature of one device usually lies.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Offset {
     pub(super) middle: f32,
     pub(super) spread: f32,

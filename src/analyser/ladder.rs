@@ -1,10 +1,12 @@
 //! From suspicion to action: throttle, tarpit, kill, prove, quarantine; harder with each strike, and quarantine doubles.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::Moment;
 use super::verdict::{Action, Band, Rule};
 
 /// Where one device stands on the ladder.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Ladder {
     /// Strikes, decayed over ten minutes, as of `at`.
     pub(super) strikes: f32,

@@ -4,7 +4,10 @@
 //! through one in a thousand at `usual` and one in 200,000 at the limit; the floor on `usual` is a floor on its scale, so
 //! that a figure that never moved cannot make its first move a certainty.
 
+use serde::{Deserialize, Serialize};
+
 use super::decay::{Count, Counters, Horizon};
+use super::sparse;
 use super::verdict::{Rule, Unit};
 
 /// One limit.
@@ -81,10 +84,12 @@ pub const AT_LIMIT: f32 = 5.302;
 const AT_USUAL: f32 = 3.0;
 
 /// What is usual for one device, one figure per limit, and how far it may drift.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Usual {
+    #[serde(with = "sparse")]
     pub(super) now: [f32; LIMITS],
     /// As of the last day, week and month; drift is held against the tightest of them.
+    #[serde(with = "sparse::grid")]
     pub(super) anchors: [[f32; LIMITS]; 3],
     /// When each of them was taken, in hours.
     pub(super) taken_h: [u32; 3],

@@ -1,7 +1,10 @@
 //! The generic detector: LODA (Pevný 2016), sparse random projections and their histograms, shared by a role.
 
+use serde::{Deserialize, Serialize};
+
 use super::features::FEATURES;
 use super::sketch::mix;
+use super::sparse;
 
 /// How many projections.
 pub const PROJECTIONS: usize = 64;
@@ -16,8 +19,9 @@ pub struct Projections {
 }
 
 /// What one role's devices look like, in 8 KiB.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Model {
+    #[serde(with = "sparse::boxed")]
     pub(super) bins: Box<[[u16; BINS]; PROJECTIONS]>,
     pub(super) total: u32,
 }

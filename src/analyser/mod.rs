@@ -15,6 +15,8 @@ mod prior;
 mod relation;
 mod settings;
 mod sketch;
+mod snapshot;
+mod sparse;
 mod table;
 mod tail;
 #[cfg(test)]
@@ -27,4 +29,5 @@ pub use event::{Event, Keys, Moment};
 pub use features::{FEATURES, NAMES as FEATURE_NAMES};
 pub use prior::{Prior, PriorError};
 pub use settings::Settings;
+pub use snapshot::{Restored, SNAPSHOT_BYTES_MAX, SnapshotError};
 pub use verdict::{Action, Band, Rule, Stage, Unit, Verdict, Why};

@@ -1,12 +1,14 @@
 //! What a device has to do with one service: since when, how regularly, how much each way.
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{Both, First, Moment, ServiceKey, Tongue};
 
 /// How many contacts are remembered.
 pub const CONTACTS: usize = 32;
 
 /// One device and one service.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Relation {
     pub(super) service: ServiceKey,
     pub(super) port: u16,

@@ -1,8 +1,13 @@
 //! Sketches of fixed size: what was seen, and how many differ.
 
+use serde::{Deserialize, Serialize};
+
+use super::sparse;
+
 /// How many different things were seen, in 64 bytes: HyperLogLog with 64 registers (Flajolet 2007); error about 13 %.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Hll64 {
+    #[serde(with = "sparse")]
     pub(super) registers: [u8; 64],
 }
 
@@ -39,13 +44,14 @@ impl Hll64 {
 
 /// Which things were ever seen, and since which hour: `BUCKETS` × 8 places of 4 bytes. A thing is told by 16 bits of its
 /// keyed hash, so one in 8,000 strangers passes for known; at the bound a chance place is given away.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Known<const BUCKETS: usize> {
+    #[serde(with = "sparse")]
     pub(super) places: [[Place; 8]; BUCKETS],
 }
 
 /// One thing known.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Place {
     /// 16 bits of its hash; 0 where nothing is.
     pub(super) mark: u16,

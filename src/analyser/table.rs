@@ -28,6 +28,16 @@ impl<V> Table<V> {
         self.index.len()
     }
 
+    /// Where the hand stands.
+    pub fn hand(&self) -> u32 {
+        self.hand
+    }
+
+    /// Turns the hand there: a table that was filled in another's order then gives away what the other would.
+    pub fn turn(&mut self, hand: u32) {
+        self.hand = hand % self.slots().max(1);
+    }
+
     /// How many had to make room.
     pub fn evicted(&self) -> u64 {
         self.evicted

@@ -1,8 +1,13 @@
 //! From a score to a probability: the share seen in the body, a generalised Pareto tail beyond (Siffer 2017, SPOT).
 
+use serde::{Deserialize, Serialize};
+
+use super::sparse;
+
 /// Honest scores of one kind, 0..=[`Tail::SCORE_MAX`], in 96 bins, and the tail fitted to them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Tail {
+    #[serde(with = "sparse")]
     pub(super) bins: [u16; Tail::BINS],
     pub(super) total: u32,
     /// Adds until the tail is fitted again.
@@ -11,7 +16,7 @@ pub struct Tail {
 }
 
 /// A fitted tail: scores above `from` exceed it by a generalised Pareto law.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Fit {
     pub(super) from: f32,
     pub(super) share: f32,
@@ -115,7 +120,8 @@ fn bin(score: f32) -> usize {
 }
 
 const WIDTH: f32 = Tail::SCORE_MAX / Tail::BINS as f32;
-const REFIT: u16 = 64;
+/// A tail is fitted again after so many scores.
+pub(super) const REFIT: u16 = 64;
 const SEEN_MIN: u32 = 128;
 const SCALE_MIN: f32 = 0.5;
 

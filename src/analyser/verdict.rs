@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::event::{DeviceKey, FlowKey, ServiceKey};
 use crate::model::Risk;
 
@@ -190,7 +192,7 @@ impl Action {
 }
 
 /// How far a device is known.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[repr(u8)]
 pub enum Stage {
     /// Being watched; only what is wrong whoever does it is told.
