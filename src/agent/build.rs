@@ -8,12 +8,13 @@ use tokio::sync::watch;
 use super::attest::{self, Notary};
 use super::bulletin::{self, Announcer, Board};
 use super::contact::Contact;
+use super::remember::{self, Keeper};
 use super::take;
 use crate::audit::{self, Log};
 use crate::capture::{self, OpenDoor};
 use crate::channel::{Attester, Dialler, JoinDoor, Sessions};
 use crate::config::{Config, Membership};
-use crate::flow::{Behaviour, Rooms, Table};
+use crate::flow::{Rooms, Table};
 use crate::identity::{Identity, Places};
 use crate::limits::{self, Governor, Handshakes, Knocks, Pressure};
 use crate::model::Timestamp;
@@ -41,6 +42,8 @@ pub(super) struct Built {
     pub authority: Option<(JoinDoor, Arc<Board>, Announcer)>,
     /// How it stands with the authority of this sidecar.
     pub contact: Arc<Contact>,
+    /// Keeps what the analyser learns.
+    pub memory: Arc<Keeper>,
 }
 
 /// The sockets, bound; nobody is served yet.
@@ -95,10 +98,12 @@ pub(super) fn build(
         sessions: sessions.clone(),
         settings: config.channel.clone(),
     };
+    // After the device was looked at: one that has lost its salt must not be given another.
+    let (behaviour, memory) = remember::recall(&config.behaviour, &config.device.salt, &metrics, now)?;
     let rooms = Rooms {
         settings: config.flow.clone(),
         policy,
-        behaviour: Behaviour::new(&config.behaviour, seed()?),
+        behaviour,
         governor: Governor::new(&config.limits),
         pressure: Pressure::new(&config.limits, first),
         own_doors: own_doors(config),
@@ -121,6 +126,7 @@ pub(super) fn build(
         identity,
         authority,
         contact,
+        memory: Arc::new(memory),
         attester,
         sessions,
         knocks: Arc::new(Knocks::new(&config.limits)),
@@ -128,16 +134,6 @@ pub(super) fn build(
         opened,
         drain,
     })
-}
-
-/// What strangers must not know of the analyser's tables.
-fn seed() -> Result<[u64; 2], StartError> {
-    let mut bytes = [[0; 8]; 2];
-    for half in &mut bytes {
-        let random = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), half);
-        random.map_err(|_| StartError(vec!["the system gives no random bytes".into()]))?;
-    }
-    Ok(bytes.map(u64::from_le_bytes))
 }
 
 /// Binds every socket; all that cannot be bound is told at once.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::contact::Contact;
+use super::remember::Keeper;
 use super::watch::Orders;
 use crate::audit::{Entry, Kind, Source};
 use crate::channel::{Attester, OwnStanding, Sessions, Standing};
@@ -27,6 +28,7 @@ pub(super) struct Inside {
     pub asked: mpsc::Sender<()>,
     pub config: Config,
     pub contact: Arc<Contact>,
+    pub memory: Arc<Keeper>,
     pub since: Timestamp,
 }
 
@@ -50,13 +52,16 @@ impl Inside {
     }
 
     fn behaviour_json(&self) -> Value {
-        let counted = self.rooms.behaviour.counted();
+        let (counted, kept) = (self.rooms.behaviour.counted(), self.memory.state());
         json!({
             "mode": self.rooms.behaviour.mode().name(),
             "devices": counted.devices,
             "judged": counted.judged,
             "would_act": counted.would,
             "quarantined": counted.quarantined,
+            "memory": self.memory.begun(),
+            "kept_at": kept.kept_at.map(|at| at.to_string()),
+            "problem": kept.problem,
         })
     }
 

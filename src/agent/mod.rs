@@ -13,6 +13,7 @@ mod join;
 mod join_tests;
 mod member;
 mod records;
+mod remember;
 mod run;
 mod take;
 mod watch;

@@ -13,6 +13,7 @@ use super::doors::Doorkeeper;
 use super::drain;
 use super::house::Inside;
 use super::member::{self, Member};
+use super::remember::{self, Keeping};
 use super::take::Taker;
 use super::watch::{self, Orders, Watchman};
 use crate::audit::{Entry, Kind};
@@ -80,6 +81,8 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
         contact: Arc::clone(&built.contact),
     })
     .map_err(|e| failed("the watchman's thread", e))?;
+    let keeping = remember::start(Arc::clone(&rooms), Arc::clone(&built.memory))
+        .map_err(|e| failed("the memory's thread", e))?;
     let (asked, mut drain_asked) = mpsc::channel(1);
     let own = built.identity.id().clone();
     let drain = built.drain.clone();
@@ -129,6 +132,7 @@ pub async fn run(config: Config, app: Option<App>) -> Result<Exit, StartError> {
     }
     orders.stop();
     let _ = tokio::task::spawn_blocking(move || watchman.join()).await;
+    let _ = tokio::task::spawn_blocking(move || keeping.map(Keeping::stop)).await;
     let now = Timestamp::now();
     let _ = rooms.audit.append(Entry {
         decision: Some(flow::decision_id(now)),
@@ -185,8 +189,19 @@ fn open(
     asked: mpsc::Sender<()>,
     workers: &Spread,
 ) -> Result<Option<Announcer>, StartError> {
-    let Built { rooms, identity, attester, sessions, knocks, handshakes, drain, authority, contact, .. } =
-        built;
+    let Built {
+        rooms,
+        identity,
+        attester,
+        sessions,
+        knocks,
+        handshakes,
+        drain,
+        authority,
+        contact,
+        memory,
+        ..
+    } = built;
     let (join, board, announcer) = match authority {
         Some((door, board, announcer)) => (Some(door), Some(board), Some(announcer)),
         None => (None, None, None),
@@ -239,6 +254,7 @@ fn open(
         asked,
         config: config.clone(),
         contact,
+        memory,
         since: Timestamp::now(),
     });
     // The admin doors stay open while the sidecar drains: that is when people look.

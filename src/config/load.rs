@@ -110,8 +110,10 @@ impl<'n> File<'n> {
         let (outbound, mut doors) = self.outbound(outbounds, domain, captures.is_empty());
         doors.extend(self.capture(captures));
         let policy = self.policy(root.table("policy"));
-        let behaviour = rooms::behaviour(root.table("behaviour"));
         let audit = self.audit(root.table("audit"));
+        // What is written while running lies in one place: beside the log.
+        let state = audit.as_ref().ok().and_then(|audit| audit.dir.parent()).unwrap_or(self.folder);
+        let behaviour = rooms::behaviour(root.table("behaviour"), self.folder, state);
         let console = self.admin(root.table("admin"));
         let limits = rooms::limits(root.table("limits"));
         let telemetry = rooms::log(root.table("log"));

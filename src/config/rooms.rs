@@ -299,7 +299,8 @@ pub(super) fn channel(mut table: Table<'_>) -> Read<(identity::Pq, channel::Sett
     Ok((pq?, settings))
 }
 
-pub(super) fn behaviour(mut table: Table<'_>) -> Read<flow::BehaviourSettings> {
+/// `state`: the folder that what is learnt goes to.
+pub(super) fn behaviour(mut table: Table<'_>, folder: &Path, state: &Path) -> Read<flow::BehaviourSettings> {
     use flow::Mode::{Enforce, Observe, Off};
     let default = flow::BehaviourSettings::default();
     let mode = table.get_or("mode", default.mode, |value| {
@@ -315,6 +316,11 @@ pub(super) fn behaviour(mut table: Table<'_>) -> Read<flow::BehaviourSettings> {
     let learn = table.get_or("learn", default.learn, |v| v.duration(LEARNING));
     let flows_max = table.get_or("flows_max", default.flows_max, |v| v.count(1..=COUNT_MAX));
     let devices_max = table.get_or("devices_max", default.devices_max, |v| v.count(1..=COUNT_MAX));
+    let remember = table.get_or("remember", Some(state.join(STATE)), |value| match value.text()? {
+        "" => Ok(None),
+        _ => value.words().map(|text| Some(folder.join(text))),
+    });
+    let remember_every = table.get_or("remember_every", default.remember_every, |v| v.duration(REMEMBERING));
     table.finish();
     Ok(flow::BehaviourSettings {
         mode: mode?,
@@ -322,6 +328,8 @@ pub(super) fn behaviour(mut table: Table<'_>) -> Read<flow::BehaviourSettings> {
         learn: learn?,
         flows_max: flows_max?,
         devices_max: devices_max?,
+        remember: remember?,
+        remember_every: remember_every?,
     })
 }
 
@@ -408,5 +416,8 @@ const LOOKS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a device may have to be learnt.
 const LEARNING: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(30 * 86_400);
+/// How often what was learnt may be written.
+const REMEMBERING: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
+const STATE: &str = "behaviour.state";
 const SOCKET: &str = "countersign.sock";

@@ -187,6 +187,11 @@ impl Config {
         toml.time("learn", behaviour.learn);
         toml.pair("flows_max", behaviour.flows_max);
         toml.pair("devices_max", behaviour.devices_max);
+        match &behaviour.remember {
+            Some(path) => toml.path("remember", path),
+            None => toml.text("remember", ""),
+        }
+        toml.time("remember_every", behaviour.remember_every);
         toml.header("[audit]");
         toml.path("dir", &audit.dir);
         toml.path("key", &audit.key);

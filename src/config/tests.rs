@@ -416,11 +416,27 @@ fn behaviour_is_watched_unless_it_is_off_and_enforcing_needs_a_file_of_actions()
     let from = good(&format!("{GOOD}[behaviour]\nenforce_from = \"2026-11-25T00:00:00Z\"\n"));
     assert_eq!(from.behaviour.enforce_from.unwrap().to_string(), "2026-11-25T00:00:00.000Z");
     assert_eq!(
-        with("[behaviour]\nmode = \"on\"\nlearn = \"5s\"\nenforce_from = \"soon\"\n"),
+        with(
+            "[behaviour]\nmode = \"on\"\nlearn = \"5s\"\nenforce_from = \"soon\"\nremember_every = \"0s\"\n"
+        ),
         "17:8: `behaviour.mode` must be `off` or `observe` or `enforce`, got `on`\n\
          18:9: `behaviour.learn` must be a time of `1m`..=`30d`, got `5s`\n\
-         19:16: `behaviour.enforce_from` must be a time such as `2026-11-25T00:00:00Z`, got `soon`"
+         19:16: `behaviour.enforce_from` must be a time such as `2026-11-25T00:00:00Z`, got `soon`\n\
+         20:18: `behaviour.remember_every` must be a time of `1s`..=`1d`, got `0s`"
     );
+}
+
+#[test]
+fn what_is_learnt_is_kept_beside_the_audit_log_elsewhere_or_not_at_all() {
+    let kept = |more: &str| good(&format!("{GOOD}{more}")).behaviour.remember;
+    assert_eq!(kept(""), Some("/etc/cs/behaviour.state".into()));
+    assert_eq!(kept("[audit]\ndir = \"/var/cs/audit\"\n"), Some("/var/cs/behaviour.state".into()));
+    assert_eq!(kept("[behaviour]\nremember = \"x/y\"\n"), Some("/etc/cs/x/y".into()));
+    assert_eq!(kept("[behaviour]\nremember = \"\"\n"), None);
+    for text in [GOOD.to_owned(), format!("{GOOD}[behaviour]\nremember = \"\"\nremember_every = \"90s\"\n")] {
+        let config = good(&text);
+        assert_eq!(good(&config.to_toml()).behaviour, config.behaviour);
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ring::hmac;
 use ring::rand::{SecureRandom, SystemRandom};
 
 /// 32 random bytes that no verifier knows.
@@ -26,6 +27,16 @@ impl Salt {
 
     pub(super) fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// A secret of this machine for one purpose, which tells nothing of the salt or of those for others.
+    pub fn derive(&self, purpose: &str) -> [u8; 32] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        let mut secret = [0; 32];
+        for (byte, made) in secret.iter_mut().zip(hmac::sign(&key, purpose.as_bytes()).as_ref()) {
+            *byte = *made;
+        }
+        secret
     }
 
     /// Reads the file, `certs/device.salt` by default, or makes it with mode 0600.
@@ -137,6 +148,13 @@ mod tests {
         assert_eq!(format!("{made:?}"), "Salt(..)");
         make(&path).unwrap();
         assert_eq!(Salt::load(&path).unwrap().bytes(), made.bytes(), "one that is there stays");
+    }
+
+    #[test]
+    fn each_purpose_and_each_machine_has_a_secret_of_its_own() {
+        let of = |salt: u8, purpose: &str| Salt::new([salt; 32]).derive(purpose);
+        assert_eq!(of(1, "a"), of(1, "a"));
+        assert!(of(1, "a") != of(1, "b") && of(1, "a") != of(2, "a") && of(1, "a") != [1; 32]);
     }
 
     #[test]

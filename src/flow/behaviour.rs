@@ -5,6 +5,7 @@
 //! tells of its bytes under that lock: a few counters, and a full judgement only at checkpoints.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::run::Rooms;
 use super::table::{Cut, Living};
 use super::talk::{Heard, Talk};
 use crate::analyser::event::{Carrier, DeviceKey, Habit, Reach, Standing, Target, Tongue};
-use crate::analyser::{self, Action, Engine, Event, Keys, Moment, Rule, Verdict};
+use crate::analyser::{self, Action, Engine, Event, Keys, Moment, Restored, Rule, SnapshotError, Verdict};
 use crate::audit::{Entry, Kind};
 use crate::model::{Direction, Facts, FlowId, Reason, Refusal, Risk, SpiffeId, Timestamp};
 
@@ -44,6 +45,10 @@ pub struct Settings {
     pub flows_max: usize,
     /// Most devices remembered. Default 10,000.
     pub devices_max: usize,
+    /// Where what was learnt is kept; `None`: a stop forgets it.
+    pub remember: Option<PathBuf>,
+    /// How often that is written. Default 5 min.
+    pub remember_every: Duration,
 }
 
 impl Mode {
@@ -66,6 +71,8 @@ impl Default for Settings {
             learn: analyser.learn_min,
             flows_max: analyser.flows_max,
             devices_max: analyser.devices_max,
+            remember: None,
+            remember_every: REMEMBER_EVERY,
         }
     }
 }
@@ -73,6 +80,7 @@ impl Default for Settings {
 /// Watches the behaviour of every device.
 pub struct Behaviour {
     mode: Mode,
+    seed: [u64; 2],
     keys: Keys,
     /// None when behaviour is not watched.
     engines: Vec<Mutex<Shard>>,
@@ -80,7 +88,7 @@ pub struct Behaviour {
 
 /// One engine, and which of its devices were really sent into quarantine: what it would have done and the files did
 /// not allow must not come back as a quarantine when the device does something harmless.
-struct Shard {
+pub(super) struct Shard {
     engine: Engine,
     /// Those of living quarantines only, see [`Shard::tick`].
     quarantined: HashSet<u64>,
@@ -115,6 +123,7 @@ impl Behaviour {
         };
         Self {
             mode: settings.mode,
+            seed,
             keys: Keys::new(seed),
             engines: (0..engines).map(|_| Mutex::new(Shard::new(engine.clone()))).collect(),
         }
@@ -160,7 +169,47 @@ impl Behaviour {
         all
     }
 
-    fn shard(&self, key: u64) -> Option<std::sync::MutexGuard<'_, Shard>> {
+    #[cfg(test)]
+    pub(super) fn keys(&self) -> Keys {
+        self.keys
+    }
+
+    /// What keys are made under: with another one nothing that was learnt is found again.
+    pub(super) fn seed(&self) -> [u64; 2] {
+        self.seed
+    }
+
+    /// How many engines devices are spread over; none when behaviour is not watched.
+    pub(super) fn engines(&self) -> usize {
+        self.engines.len()
+    }
+
+    /// Of each engine, one after the other: its devices in quarantine, and what it learnt.
+    pub(super) fn learnt(&self) -> impl Iterator<Item = (Vec<u64>, Vec<u8>)> {
+        self.engines.iter().map(|shard| {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut quarantined: Vec<_> = shard.quarantined.iter().copied().collect();
+            quarantined.sort_unstable();
+            (quarantined, shard.engine.snapshot())
+        })
+    }
+
+    /// The engine of this number learns again what one of its kind had learnt.
+    pub(super) fn learn_again(
+        &self,
+        at: usize,
+        learnt: &[u8],
+        quarantined: Vec<u64>,
+    ) -> Result<Restored, SnapshotError> {
+        let shard = self.engines.get(at).ok_or(SnapshotError::Foreign)?;
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        let restored = shard.engine.restore(learnt)?;
+        let known = |key: &u64| shard.engine.stage(DeviceKey(*key)).is_some();
+        shard.quarantined = quarantined.into_iter().filter(known).collect();
+        Ok(restored)
+    }
+
+    pub(super) fn shard(&self, key: u64) -> Option<std::sync::MutexGuard<'_, Shard>> {
         let shard = self.engines.get(key as usize % ENGINES)?;
         Some(shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -176,6 +225,16 @@ impl Shard {
         let verdict = self.engine.on(event);
         let quarantined = verdict.would == Action::Quarantine && self.quarantined.contains(&device);
         Said { verdict, quarantined }
+    }
+
+    #[cfg(test)]
+    pub(super) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    #[cfg(test)]
+    pub(super) fn quarantine(&mut self, device: u64) {
+        self.quarantined.insert(device);
     }
 
     /// Time passes: quarantines that are over are forgotten, whether or not their devices ever come back.
@@ -450,7 +509,9 @@ fn moment(at: Timestamp) -> Moment {
 const ACTIONS: [Action; 6] =
     [Action::Allow, Action::Throttle, Action::Tarpit, Action::Kill, Action::Prove, Action::Quarantine];
 /// Engines that devices are spread over.
-const ENGINES: usize = 16;
+pub(super) const ENGINES: usize = 16;
+/// How often what was learnt is written.
+const REMEMBER_EVERY: Duration = Duration::from_secs(300);
 /// Steps in which policy hears of the risk.
 const RISK_STEP: u8 = 10;
 /// Bytes a second of a flow that is slowed down.

@@ -5,6 +5,7 @@ mod exit;
 mod intake;
 mod record;
 mod relay;
+mod remembered;
 mod routes;
 mod run;
 mod settings;
@@ -16,6 +17,7 @@ pub use behaviour::{Behaviour, Counted, Mode, Settings as BehaviourSettings, Way
 pub use intake::{Asker, Intake, Wanted};
 pub use record::look_after;
 pub use relay::{End, Listener, Ways, relay};
+pub use remembered::{Memory, MemoryError, Recalled};
 pub use run::{Rooms, decision_id, judge_again, run};
 pub use settings::*;
 pub use table::{Cut, Living, Seat, Table};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::authority::Issued;
-use super::file::{Access, FileError, make_dir, read, write};
+use super::file::{Access, FileError, make_dir, read, read_secret, write};
 use super::load::{PEM_FILE_MAX, parse_certificates};
 use super::svid::svid;
 use crate::model::{SpiffeId, Timestamp};
@@ -77,6 +77,25 @@ pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
 /// [`FileError`] with its path.
 pub fn read_file(path: &Path, len_max: u64) -> Result<Vec<u8>, FileError> {
     read(path, len_max)
+}
+
+/// Writes a secret for its owner alone (mode 0600), whole or not at all; makes its folder if need be.
+///
+/// # Errors
+/// [`FileError`] with its path; the old file is then untouched.
+pub fn write_secret_file(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        make_dir(dir)?;
+    }
+    write(path, bytes, Access::Owner)
+}
+
+/// Reads a regular file of at most `len_max` bytes that is for its owner alone.
+///
+/// # Errors
+/// [`FileError`] with its path.
+pub fn read_secret_file(path: &Path, len_max: u64) -> Result<Vec<u8>, FileError> {
+    read_secret(path, len_max)
 }
 
 const LEAF: &str = "leaf.pem";

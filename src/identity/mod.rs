@@ -23,7 +23,10 @@ mod verify;
 pub use distributed::{NewsError, Places, issuer_keys};
 pub use enrol::{EnrolError, Enrolment, Gift, Joined};
 pub use file::FileError;
-pub use install::{Installed, install, installed_id, leaf_not_after, read_file, write_file};
+pub use install::{
+    Installed, install, installed_id, leaf_not_after, read_file, read_secret_file, write_file,
+    write_secret_file,
+};
 pub use joining::{joining_client, recovering_client};
 pub use load::{
     CHAIN_MAX, CRL_FILE_MAX, LISTS_MAX, PEM_FILE_MAX, ROOTS_MAX, crl_next_update, parse_certificates,

@@ -37,6 +37,17 @@ pub enum Outcome {
     Failed,
 }
 
+/// What became of a snapshot of what the analyser learnt.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Snapshot {
+    /// Written.
+    Written,
+    /// Could not be written.
+    Failed,
+    /// Found at the start, and not believed.
+    Refused,
+}
+
 struct Inner {
     registry: Registry,
     opened: PerDirection<Counter>,
@@ -55,6 +66,9 @@ struct Inner {
     behaviour_would: Counter,
     behaviour_acted: Counter,
     behaviour_quarantined: Gauge,
+    snapshots_written: Counter,
+    snapshots_failed: Counter,
+    snapshots_refused: Counter,
     flows_active: Gauge,
     sessions_active: Gauge,
     certificate_expiry: Gauge<u64, AtomicU64>,
@@ -89,6 +103,13 @@ impl Metrics {
         registry.register("handshakes", "Handshakes with peers, `ok` or the reason", handshakes.clone());
         let reloads = Family::<ResultLabel, Counter>::default();
         registry.register("policy_reloads", "Policy reloads", reloads.clone());
+
+        let snapshots = Family::<ResultLabel, Counter>::default();
+        registry.register(
+            "behaviour_snapshots",
+            "Snapshots of what the analyser learnt: `written`, `failed` to be, `refused` at the start",
+            snapshots.clone(),
+        );
 
         let up_down =
             |direction, way| bytes.get_or_create_owned(&BytesLabels { direction: Name(direction), way });
@@ -147,6 +168,9 @@ impl Metrics {
                 "behaviour_quarantined",
                 "Devices in quarantine for their behaviour",
             ),
+            snapshots_written: snapshots.get_or_create_owned(&ResultLabel { result: Name("written") }),
+            snapshots_failed: snapshots.get_or_create_owned(&ResultLabel { result: Name("failed") }),
+            snapshots_refused: snapshots.get_or_create_owned(&ResultLabel { result: Name("refused") }),
             flows_active: gauge(&mut registry, "flows_active", "Flows alive"),
             sessions_active: gauge(&mut registry, "sessions_active", "Sessions with peers alive"),
             certificate_expiry: gauge(
@@ -205,6 +229,15 @@ impl Metrics {
     /// Something was done about strange behaviour.
     pub fn behaviour_acted(&self) {
         self.0.behaviour_acted.inc();
+    }
+
+    /// A snapshot of what the analyser learnt was written or refused.
+    pub fn behaviour_snapshot(&self, became: Snapshot) {
+        match became {
+            Snapshot::Written => self.0.snapshots_written.inc(),
+            Snapshot::Failed => self.0.snapshots_failed.inc(),
+            Snapshot::Refused => self.0.snapshots_refused.inc(),
+        };
     }
 
     /// Something was refused.
@@ -421,6 +454,13 @@ mod tests {
     fn the_other_series_have_the_names_that_dashboards_use() {
         let metrics = Metrics::new("1.2.3");
         metrics.knock_refused();
+        for became in [Snapshot::Written, Snapshot::Failed, Snapshot::Refused] {
+            metrics.behaviour_snapshot(became);
+        }
+        for result in ["written", "failed", "refused"] {
+            let series = format!("countersign_behaviour_snapshots_total{{result=\"{result}\"}}");
+            assert_eq!(line(&metrics, &series), "1");
+        }
         metrics.policy_reloaded(Outcome::Ok);
         metrics.policy_reloaded(Outcome::Failed);
         metrics.audit_appended(3);

@@ -5,5 +5,5 @@ mod metrics;
 mod settings;
 
 pub use log::{FilterError, LogError, check_filter, start_logging};
-pub use metrics::{Metrics, Outcome, Way};
+pub use metrics::{Metrics, Outcome, Snapshot, Way};
 pub use settings::*;

@@ -1,8 +1,12 @@
 //! What the analyser finds strange is told, and done away with where the files say so.
 
+use std::fs::Permissions;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
+use hyper::Method;
+use rustix::process::Signal;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -221,4 +225,98 @@ async fn passwords_tried_one_after_the_other_are_stopped() {
     assert!(tries >= 8, "a few typos are nothing: {tries}");
     let closed = server.wrote("close", "behaviour_blocked").await;
     assert!(closed["detail"].as_str().unwrap().starts_with("rule=logins"), "{closed}");
+}
+
+/// Stops it in good order and starts it again.
+async fn restarted(mut server: Sidecar, dir: &Path) -> Sidecar {
+    server.signal(Signal::TERM);
+    assert!(server.ended().await.success());
+    Sidecar::start(dir).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_forgets_no_device_and_lets_none_out_of_quarantine() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let actions = "[[behaviour]]\nrules = [\"flood\"]\naction = \"quarantine\"\n";
+    let often = format!("{ENFORCE}remember_every = \"1s\"\n");
+    let (dir, door) = furnished(&yard, orders.addr, &often, Some(actions));
+    let server = Sidecar::start(&dir).await;
+    let begun = server.status().await["behaviour"].clone();
+    assert!(begun["memory"].as_str().unwrap().starts_with("learning since "), "{begun}");
+    let (web, other) = (yard.issue("web-1"), yard.issue("brief-1"));
+    assert_eq!(Client::connect(door, &other).await.ask("orders:80").await.said(), (200, ""));
+    let said = flood(door, &web, 150).await;
+    assert_eq!(said.last().unwrap().1, "behaviour_quarantined", "{said:?}");
+
+    let server = restarted(server, &dir).await;
+    let known = server.status().await["behaviour"].clone();
+    assert!(known["memory"].as_str().unwrap().starts_with("2 devices known from before, as of 2"), "{known}");
+    assert_eq!((&known["devices"], &known["quarantined"]), (&2.into(), &1.into()));
+    assert_eq!(flood(door, &web, 1).await.remove(0), (403, "behaviour_quarantined".to_owned()));
+    assert_eq!(Client::connect(door, &other).await.ask("orders:80").await.said(), (200, ""));
+
+    // No power at all is no way out either: it is written every while.
+    let kept = server.status().await["behaviour"]["kept_at"].clone();
+    until("it is written again", async || {
+        let behaviour = server.status().await["behaviour"].clone();
+        (!behaviour["kept_at"].is_null() && behaviour["kept_at"] != kept).then_some(())
+    })
+    .await;
+    drop(server);
+    let server = Sidecar::start(&dir).await;
+    assert_eq!(server.status().await["behaviour"]["devices"], 2);
+    assert!(!server.log().contains("is refused"), "{}", server.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_memory_that_was_tampered_with_is_told_kept_aside_and_in_nobodys_way() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    let actions = "[[behaviour]]\naction = \"block\"\n";
+    let config = format!("{ENFORCE}\n[admin]\nlisten = \"{}\"\n", free_addr());
+    let (dir, door) = furnished(&yard, orders.addr, &config, Some(actions));
+    let (web, file) = (yard.issue("web-1"), dir.join("behaviour.state"));
+    let mut server = Sidecar::start(&dir).await;
+    for (spoil, reason) in [(true, "bad tag"), (false, "exposed")] {
+        assert_eq!(Client::connect(door, &web).await.ask("orders:80").await.said(), (200, ""));
+        server.signal(Signal::TERM);
+        assert!(server.ended().await.success());
+        let mut bytes = std::fs::read(&file).unwrap();
+        if spoil {
+            let at = bytes.len() / 2;
+            bytes[at] ^= 1;
+            std::fs::write(&file, &bytes).unwrap();
+        } else {
+            std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        }
+        server = Sidecar::start(&dir).await;
+        let behaviour = server.status().await["behaviour"].clone();
+        let memory = behaviour["memory"].as_str().unwrap();
+        assert!(memory.starts_with("learning anew since "), "{memory}");
+        assert!(memory.ends_with(&format!(", the snapshot was refused: {reason}")), "{memory}");
+        assert_eq!(behaviour["devices"], 0);
+        assert_eq!(std::fs::read(dir.join("behaviour.state.bad")).unwrap(), bytes);
+        let log = server.log();
+        let told: Vec<_> = log.lines().filter(|l| l.contains(&format!("\"reason\":\"{reason}\""))).collect();
+        assert_eq!(told.len(), 1, "{log}");
+        assert!(told[0].contains("WARN") && told[0].contains("learning starts anew, the file is kept as `"));
+        let (_, meters) = server.ask(Method::GET, "/metrics").await.unwrap();
+        assert!(meters.contains("countersign_behaviour_snapshots_total{result=\"refused\"} 1"), "{meters}");
+    }
+    // The floors hold without any memory.
+    assert!(flood(door, &web, 80).await.contains(&(403, "behaviour_blocked".to_owned())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_to_be_remembered_nothing_is_written() {
+    let (yard, orders) = (Yard::new(), Service::echo().await);
+    for (behaviour, memory) in [
+        ("\n[behaviour]\nremember = \"\"\n", "off, a stop forgets what was learnt"),
+        ("\n[behaviour]\nmode = \"off\"\n", "off"),
+    ] {
+        let (dir, _) = furnished(&yard, orders.addr, behaviour, None);
+        let server = Sidecar::start(&dir).await;
+        assert_eq!(server.status().await["behaviour"]["memory"], memory);
+        drop(restarted(server, &dir).await);
+        assert!(!dir.join("behaviour.state").exists());
+    }
 }

@@ -1,0 +1,355 @@
+//! What the analyser learnt, kept in one file over restarts: sealed under a secret of this device, written whole or not
+//! at all.
+//!
+//! The file is [`MAGIC`], the version in two bytes, then in `postcard`: the seed of the keys, milliseconds since 1970,
+//! how many engines; of each the devices in quarantine, a length and [`analyser::Engine::snapshot`]; last 32 bytes of
+//! HMAC-SHA256 over all before them. No byte is believed before that is right. Whoever may read the secret can write
+//! such a file, and whoever may write the folder can put back an older one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ring::hmac;
+
+use super::behaviour::{Behaviour, ENGINES, Settings};
+use crate::analyser::{Restored, SNAPSHOT_BYTES_MAX, SnapshotError};
+use crate::identity::{FileError, read_secret_file, write_secret_file};
+use crate::model::Timestamp;
+
+/// Where what was learnt lies, and the key that seals it.
+pub struct Memory {
+    path: PathBuf,
+    key: hmac::Key,
+}
+
+/// Behaviour as it was known when the file was written.
+pub struct Recalled {
+    /// Goes on from there.
+    pub behaviour: Behaviour,
+    /// Devices known again, and those for which there is no room any more.
+    pub restored: Restored,
+    /// When the file was written.
+    pub as_of: Timestamp,
+}
+
+/// Why a file is not believed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// Its tag is right, but it does not read: a mistake of ours.
+    #[error("it is damaged")]
+    Broken,
+    /// One of its engines says no.
+    #[error(transparent)]
+    Engine(#[from] SnapshotError),
+    /// It cannot be read, is for more than its owner, or too large.
+    #[error(transparent)]
+    File(FileError),
+    /// Cut off, changed, or sealed by another device.
+    #[error("its tag is wrong: it was cut off or changed, or is of another device")]
+    Forged,
+    /// Written by a later program.
+    #[error("it is of version {version}, expected {VERSION}")]
+    Newer {
+        /// Its version.
+        version: u16,
+    },
+    /// Shorter than any.
+    #[error("it is {len} bytes, too short for any")]
+    Short {
+        /// Its length in bytes.
+        len: usize,
+    },
+}
+
+impl MemoryError {
+    /// In a word or two that stay the same.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Broken | Self::Engine(SnapshotError::Broken) => "damaged",
+            Self::Engine(SnapshotError::TooLarge { .. }) | Self::File(FileError::TooLarge { .. }) => {
+                "too large"
+            }
+            Self::Engine(SnapshotError::Unsound) => "impossible figure",
+            Self::Engine(_) => "another version of the analyser",
+            Self::File(FileError::Exposed { .. }) => "exposed",
+            Self::File(_) => "unreadable",
+            Self::Forged => "bad tag",
+            Self::Newer { .. } => "newer version",
+            Self::Short { .. } => "truncated",
+        }
+    }
+}
+
+impl Memory {
+    /// The file at `path`, sealed under a secret of this device.
+    pub fn new(path: PathBuf, secret: &[u8; 32]) -> Self {
+        Self { path, key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Recalls what was learnt; `None` when there is no file yet.
+    ///
+    /// # Errors
+    /// [`MemoryError`] when the file is not to be believed.
+    pub fn recall(&self, settings: &Settings) -> Result<Option<Recalled>, MemoryError> {
+        match read_secret_file(&self.path, FILE_BYTES_MAX) {
+            Ok(bytes) => self.open(&bytes, settings).map(Some),
+            Err(FileError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(MemoryError::File(e)),
+        }
+    }
+
+    /// Writes what was learnt so far; gives the bytes it took. Blocks: call it off the runtime. An engine is locked only
+    /// while what it knows is taken down.
+    ///
+    /// # Errors
+    /// [`FileError`]; the file is then as it was.
+    pub fn keep(&self, behaviour: &Behaviour, now: Timestamp) -> Result<usize, FileError> {
+        let sealed = self.seal(behaviour, now);
+        write_secret_file(&self.path, &sealed).map(|()| sealed.len())
+    }
+
+    /// Moves a file that is not believed out of the way; gives its new place.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn set_aside(&self) -> io::Result<PathBuf> {
+        let mut aside = self.path.as_os_str().to_owned();
+        aside.push(".bad");
+        std::fs::rename(&self.path, &aside)?;
+        Ok(aside.into())
+    }
+
+    fn seal(&self, behaviour: &Behaviour, now: Timestamp) -> Vec<u8> {
+        let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+        put(&mut bytes, &(behaviour.seed(), now.as_millis(), ENGINES));
+        for (quarantined, engine) in behaviour.learnt() {
+            put(&mut bytes, &(quarantined, engine.len()));
+            bytes.extend_from_slice(&engine);
+        }
+        let tag = hmac::sign(&self.key, &bytes);
+        bytes.extend_from_slice(tag.as_ref());
+        bytes
+    }
+
+    fn open(&self, bytes: &[u8], settings: &Settings) -> Result<Recalled, MemoryError> {
+        let short = MemoryError::Short { len: bytes.len() };
+        let (sealed, tag) = bytes.split_last_chunk::<TAG_LEN>().ok_or(short)?;
+        hmac::verify(&self.key, sealed, tag).map_err(|_| MemoryError::Forged)?;
+        let rest = sealed.strip_prefix(MAGIC).ok_or(MemoryError::Broken)?;
+        let (version, mut rest) = rest.split_first_chunk().ok_or(MemoryError::Broken)?;
+        match u16::from_le_bytes(*version) {
+            VERSION => {}
+            version => return Err(MemoryError::Newer { version }),
+        }
+        let (seed, as_of, engines): ([u64; 2], u64, usize) = take(&mut rest)?;
+        let behaviour = Behaviour::new(settings, seed);
+        if engines != behaviour.engines() {
+            return Err(MemoryError::Engine(SnapshotError::Foreign));
+        }
+        let mut restored = Restored::default();
+        for at in 0..engines {
+            let (quarantined, len): (Vec<u64>, usize) = take(&mut rest)?;
+            let (engine, after) = rest.split_at_checked(len).ok_or(MemoryError::Broken)?;
+            let one = behaviour.learn_again(at, engine, quarantined)?;
+            restored.devices += one.devices;
+            restored.dropped += one.dropped;
+            rest = after;
+        }
+        if !rest.is_empty() {
+            return Err(MemoryError::Broken);
+        }
+        Ok(Recalled { behaviour, restored, as_of: Timestamp::from_millis(as_of) })
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, value: &impl serde::Serialize) {
+    // Numbers can always be written; if not, the file would not be read back.
+    if let Ok(more) = postcard::to_allocvec(value) {
+        bytes.extend_from_slice(&more);
+    }
+}
+
+fn take<'a, T: serde::Deserialize<'a>>(rest: &mut &'a [u8]) -> Result<T, MemoryError> {
+    let (value, after) = postcard::take_from_bytes(rest).map_err(|_| MemoryError::Broken)?;
+    *rest = after;
+    Ok(value)
+}
+
+const MAGIC: &[u8] = b"countersign behaviour\n";
+/// There is no earlier one.
+const VERSION: u16 = 1;
+const TAG_LEN: usize = 32;
+/// The longest file: every engine at its longest, and lists of devices in quarantine.
+const FILE_BYTES_MAX: u64 = ((ENGINES + 1) * SNAPSHOT_BYTES_MAX) as u64;
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::behaviour::Mode;
+    use super::*;
+    use crate::analyser::event::{Carrier, End, FlowKey, Habit, Target};
+    use crate::analyser::{Event, Moment};
+
+    const SEED: [u64; 2] = [1, 2];
+
+    /// A memory in a folder of its own.
+    fn memory() -> (tempfile::TempDir, Memory) {
+        let dir = tempfile::tempdir().unwrap();
+        let memory = Memory::new(dir.path().join("behaviour.state"), &[7; 32]);
+        (dir, memory)
+    }
+
+    /// Devices by these names that used one service, and one of them in quarantine.
+    fn behaviour(names: &[&str]) -> Behaviour {
+        let behaviour = Behaviour::new(&Settings::default(), SEED);
+        for (n, name) in (1..).zip(names) {
+            let t = Moment(n * 1_000_000);
+            let device = behaviour.keys().device(name);
+            let service = behaviour.keys().service("orders", 0, Carrier::Tcp);
+            let target = Target { service, ..Target::default() };
+            let habit = Habit::default();
+            let mut shard = behaviour.shard(device.0).unwrap();
+            let flow = FlowKey(n);
+            shard.engine().on(&Event::Open { t, began: t, flow, device, target, habit });
+            shard.engine().on(&Event::Close { t, flow, end: End::Fin, bytes: [9, 9], chunks: [1, 1] });
+            if n == 1 {
+                shard.quarantine(device.0);
+            }
+        }
+        behaviour
+    }
+
+    fn reason(memory: &Memory, bytes: &[u8]) -> &'static str {
+        match memory.open(bytes, &Settings::default()) {
+            Ok(_) => "believed",
+            Err(e) => e.reason(),
+        }
+    }
+
+    /// `bytes` up to the tag, changed and sealed anew.
+    fn sealed_anew(memory: &Memory, bytes: &[u8], change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = bytes[..bytes.len() - TAG_LEN].to_vec();
+        change(&mut bytes);
+        let tag = hmac::sign(&memory.key, &bytes);
+        [&bytes, tag.as_ref()].concat()
+    }
+
+    #[test]
+    fn what_was_kept_is_recalled_with_its_seed_and_who_was_in_quarantine() {
+        let (dir, memory) = memory();
+        let settings = Settings::default();
+        assert!(memory.recall(&settings).unwrap().is_none(), "no file is no mistake");
+        let was = behaviour(&["a", "b", "c"]);
+        let now = Timestamp::from_secs(1_800_000_000);
+        let len = memory.keep(&was, now).unwrap();
+        let again = memory.recall(&settings).unwrap().unwrap();
+        assert_eq!((again.restored, again.as_of), (Restored { devices: 3, dropped: 0 }, now));
+        assert_eq!(again.behaviour.counted().devices, 3);
+        assert_eq!(again.behaviour.counted().quarantined, 1);
+        assert_eq!(memory.seal(&again.behaviour, now), memory.seal(&was, now));
+        assert_eq!(fs::read(memory.path()).unwrap().len(), len);
+        assert_eq!(fs::metadata(memory.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        let few = Settings { devices_max: 1, ..settings };
+        let few = memory.recall(&few).unwrap().unwrap().restored;
+        assert!(few.dropped <= 2 && few.devices + few.dropped == 3, "{few:?}");
+    }
+
+    #[test]
+    fn a_file_that_was_changed_or_cut_anywhere_is_refused() {
+        let (_dir, memory) = memory();
+        let bytes = memory.seal(&behaviour(&["a"]), Timestamp::from_secs(1_800_000_000));
+        assert_eq!(reason(&memory, &bytes), "believed");
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << (at % 8);
+            assert_eq!(reason(&memory, &changed), "bad tag", "{at}");
+            let cut = if at < TAG_LEN { "truncated" } else { "bad tag" };
+            assert_eq!(reason(&memory, &bytes[..at]), cut, "{at}");
+        }
+        assert_eq!(reason(&memory, &[&bytes[..], &[0]].concat()), "bad tag");
+        let other = Memory::new(memory.path.clone(), &[8; 32]);
+        assert_eq!(reason(&other, &bytes), "bad tag");
+    }
+
+    #[test]
+    fn what_is_sealed_and_yet_does_not_read_is_refused() {
+        let (_dir, memory) = memory();
+        let bytes = memory.seal(&behaviour(&["a"]), Timestamp::from_secs(1_800_000_000));
+        let anew = |change: &dyn Fn(&mut Vec<u8>)| reason(&memory, &sealed_anew(&memory, &bytes, change));
+        assert_eq!(anew(&|_| {}), "believed");
+        assert_eq!(anew(&|b| b[MAGIC.len()] += 1), "newer version");
+        assert_eq!(anew(&|b| b[0] = b'C'), "damaged");
+        assert_eq!(anew(&|b| b.push(0)), "damaged");
+        assert_eq!(anew(&|b| b.truncate(MAGIC.len() + 1)), "damaged");
+        assert_eq!(anew(&|b| b.truncate(b.len() - 1)), "damaged");
+        let version = &bytes[..MAGIC.len() + 2];
+        let sealed = |more: &[u8]| {
+            let bytes = [version, more].concat();
+            reason(&memory, &[&bytes, hmac::sign(&memory.key, &bytes).as_ref()].concat())
+        };
+        let head = |engines: usize| postcard::to_allocvec(&(SEED, 1_u64, engines)).unwrap();
+        assert_eq!(sealed(&head(ENGINES + 1)), "another version of the analyser");
+        // The first engine is no engine's snapshot.
+        let bad = postcard::to_allocvec(&(Vec::<u64>::new(), 3_usize)).unwrap();
+        assert_eq!(
+            sealed(&[&head(ENGINES)[..], &bad, &[1, 2, 3]].concat()),
+            "another version of the analyser"
+        );
+        let longer = postcard::to_allocvec(&(Vec::<u64>::new(), 300_usize)).unwrap();
+        assert_eq!(sealed(&[&head(ENGINES)[..], &longer, &[1, 2, 3]].concat()), "damaged");
+    }
+
+    #[test]
+    fn a_file_that_others_may_use_is_too_large_or_no_file_is_refused_and_set_aside() {
+        let (dir, memory) = memory();
+        let refused = || memory.recall(&Settings::default()).err().map(|e| e.reason());
+        memory.keep(&behaviour(&["a"]), Timestamp::from_secs(1)).unwrap();
+        assert_eq!(refused(), None);
+        for mode in [0o640, 0o604, 0o620, 0o601] {
+            fs::set_permissions(memory.path(), Permissions::from_mode(mode)).unwrap();
+            assert_eq!(refused(), Some("exposed"), "{mode:o}");
+        }
+        let bad = memory.set_aside().unwrap();
+        assert_eq!(bad, dir.path().join("behaviour.state.bad"));
+        assert!(bad.is_file() && refused().is_none() && !memory.path().exists());
+        let long = fs::File::create(memory.path()).unwrap();
+        long.set_len(FILE_BYTES_MAX + 1).unwrap();
+        long.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(refused(), Some("too large"));
+        fs::remove_file(memory.path()).unwrap();
+        fs::create_dir(memory.path()).unwrap();
+        assert_eq!(refused(), Some("unreadable"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_stays_as_it_was() {
+        let (dir, memory) = memory();
+        memory.keep(&behaviour(&["a"]), Timestamp::from_secs(1)).unwrap();
+        let before = fs::read(memory.path()).unwrap();
+        // Something that cannot go lies where the new one would be written first.
+        let neighbour = dir.path().join(format!(".behaviour.state.{}.tmp", std::process::id()));
+        fs::create_dir(&neighbour).unwrap();
+        assert!(memory.keep(&behaviour(&["a", "b"]), Timestamp::from_secs(2)).is_err());
+        assert_eq!(fs::read(memory.path()).unwrap(), before);
+        fs::remove_dir(&neighbour).unwrap();
+        memory.keep(&behaviour(&["a", "b"]), Timestamp::from_secs(2)).unwrap();
+        assert_eq!(memory.recall(&Settings::default()).unwrap().unwrap().restored.devices, 2);
+    }
+
+    #[test]
+    fn what_is_not_watched_recalls_nothing() {
+        let (_dir, memory) = memory();
+        memory.keep(&behaviour(&["a"]), Timestamp::from_secs(1)).unwrap();
+        let off = Settings { mode: Mode::Off, ..Settings::default() };
+        assert!(memory.recall(&off).is_err());
+    }
+}
