@@ -230,6 +230,7 @@ impl Sound for Relation {
         let Self {
             service: _,
             port: _,
+            spoken: _,
             count: _,
             last: _,
             gaps: _,
