@@ -126,7 +126,7 @@ impl Memory {
     }
 
     fn seal(&self, behaviour: &Behaviour, now: Timestamp) -> Vec<u8> {
-        let mut bytes = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+        let mut bytes = [MAGIC, &VERSION.to_le_bytes()].concat();
         put(&mut bytes, &(behaviour.seed(), now.as_millis(), ENGINES));
         for (quarantined, engine) in behaviour.learnt() {
             put(&mut bytes, &(quarantined, engine.len()));
