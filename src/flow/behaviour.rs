@@ -188,9 +188,7 @@ impl Behaviour {
     pub(super) fn learnt(&self) -> impl Iterator<Item = (Vec<u64>, Vec<u8>)> {
         self.engines.iter().map(|shard| {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut quarantined: Vec<_> = shard.quarantined.iter().copied().collect();
-            quarantined.sort_unstable();
-            (quarantined, shard.engine.snapshot())
+            (shard.quarantined.iter().copied().collect(), shard.engine.snapshot())
         })
     }
 

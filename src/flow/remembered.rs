@@ -191,6 +191,7 @@ const FILE_BYTES_MAX: u64 = ((ENGINES + 1) * SNAPSHOT_BYTES_MAX) as u64;
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
+    use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
 
     use super::super::behaviour::Mode;
@@ -341,8 +342,23 @@ mod tests {
         assert!(memory.keep(&behaviour(&["a", "b"]), Timestamp::from_secs(2)).is_err());
         assert_eq!(fs::read(memory.path()).unwrap(), before);
         fs::remove_dir(&neighbour).unwrap();
+        let mut old = fs::File::open(memory.path()).unwrap();
         memory.keep(&behaviour(&["a", "b"]), Timestamp::from_secs(2)).unwrap();
         assert_eq!(memory.recall(&Settings::default()).unwrap().unwrap().restored.devices, 2);
+        let mut bytes = Vec::new();
+        old.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, before, "who is reading it reads on: it was not written over");
+    }
+
+    #[test]
+    fn who_is_not_known_again_is_in_no_quarantine() {
+        let (_dir, memory) = memory();
+        let was = behaviour(&["a"]);
+        was.shard(5).unwrap().quarantine(5);
+        assert_eq!(was.counted().quarantined, 2);
+        memory.keep(&was, Timestamp::from_secs(1)).unwrap();
+        let again = memory.recall(&Settings::default()).unwrap().unwrap().behaviour;
+        assert_eq!(again.counted().quarantined, 1);
     }
 
     #[test]
