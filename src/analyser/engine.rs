@@ -1,6 +1,5 @@
 //! The engine: events in, verdicts out; the same events give the same verdicts, on any machine.
 
-use super::common::Common;
 use super::decay::Count;
 use super::device::Device;
 use super::event::{
@@ -8,6 +7,7 @@ use super::event::{
     Tongue, Way,
 };
 use super::features::{FEATURES, Novelty, features};
+use super::fleet::Fleet;
 use super::flow::Flow;
 use super::limits::{AT_LIMIT, Reached, tail};
 use super::loda::{Model, Projections};
@@ -25,7 +25,7 @@ pub struct Engine {
     pub(super) flows: Table<Flow>,
     pub(super) devices: Table<Box<Device>>,
     pub(super) roles: Vec<Model>,
-    pub(super) common: Common,
+    pub(super) fleet: Fleet,
     pub(super) projections: Projections,
     pub(super) meters: Meters,
     last_vector: [f32; FEATURES],
@@ -57,7 +57,7 @@ impl Engine {
             flows: Table::new(settings.flows_max),
             devices: Table::new(settings.devices_max),
             roles: vec![Model::new()],
-            common: Common::new(),
+            fleet: Fleet::new(),
             projections: Projections::new(),
             meters: Meters::default(),
             last_vector: [0.0; FEATURES],
@@ -147,7 +147,7 @@ impl Engine {
         // A new replica, or a new version of one, goes where the others go.
         let follows = target.standing == Standing::Allowed
             && device.is_newcomer(t)
-            && self.common.has(target.service, key);
+            && self.fleet.has(target.service, key);
         flow.young &= !follows;
         let strictness = if device.stage == Stage::Learn { HARD } else { 1.0 };
         flow.busy_limits = device.usual.busy(self.without, strictness);
@@ -418,7 +418,7 @@ impl Engine {
                 learn(device, model, &self.projections, normal, flow, hour(now));
                 device.usual.learn(&device.counters, device.checkpoints);
                 if end.is_some() && !young {
-                    self.common.add(service, flow.device);
+                    self.fleet.add(service, flow.device);
                 }
             }
         } else {
@@ -432,7 +432,7 @@ impl Engine {
                 learn(device, model, &self.projections, normal, flow, hour(now));
                 device.usual.drift(&device.counters, hour(now));
                 if end.is_some() && !young {
-                    self.common.add(service, flow.device);
+                    self.fleet.add(service, flow.device);
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! Turns the shape of traffic into a `Risk`: events in, verdicts out, no clock, no payload kept.
 
-mod common;
 mod decay;
 mod device;
 mod engine;
 pub mod event;
 mod evidence;
 mod features;
+mod fleet;
 mod flow;
 mod ladder;
 mod limits;

@@ -5,13 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::common::Common;
 use super::decay::Counters;
 use super::device::Device;
 use super::engine::Engine;
 use super::event::Moment;
 use super::evidence::Evidence;
 use super::features::{NAMES, Offset};
+use super::fleet::Fleet;
 use super::ladder::{Ladder, TTL_MAX_S};
 use super::limits::{TABLE, Usual};
 use super::loda::Model;
@@ -77,7 +77,7 @@ impl Engine {
         let mut bytes = Vec::new();
         put(&mut bytes, &shape());
         put(&mut bytes, &head);
-        put(&mut bytes, &self.common);
+        put(&mut bytes, &self.fleet);
         put(&mut bytes, &self.roles.len());
         self.roles.iter().for_each(|role| put(&mut bytes, role));
         for device in devices {
@@ -107,7 +107,7 @@ impl Engine {
             return Err(SnapshotError::Foreign);
         }
         let head: Head = take(&mut rest)?;
-        let common: Common = take(&mut rest)?;
+        let fleet: Fleet = take(&mut rest)?;
         if take::<usize>(&mut rest)? != self.roles.len() {
             return Err(SnapshotError::Foreign);
         }
@@ -131,7 +131,7 @@ impl Engine {
         let restored = Restored { devices: devices.len(), dropped };
         self.meters.quarantined = head.quarantined.min(u32::try_from(devices.len()).unwrap_or(u32::MAX));
         self.counted = head.counted;
-        (self.devices, self.common, self.roles) = (devices, common, roles);
+        (self.devices, self.fleet, self.roles) = (devices, fleet, roles);
         Ok(restored)
     }
 }
