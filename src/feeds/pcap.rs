@@ -37,7 +37,7 @@ pub struct Packet {
     pub flags: Flags,
     /// Bytes of payload on the wire; at most 65,535, what more it says is not believed.
     pub len: u32,
-    /// The first bytes of the payload, as far as they were captured; at most [`SAMPLE_MAX`].
+    /// The first bytes of the payload, as far as they were captured; at most `SAMPLE_MAX`.
     pub sample: Vec<u8>,
 }
 
@@ -72,7 +72,7 @@ pub enum PcapError {
         /// What is wrong.
         what: &'static str,
     },
-    /// A block is longer than [`BLOCK_MAX`].
+    /// A block is longer than `BLOCK_MAX`.
     #[error("capture, offset {offset}: a block is longer than {BLOCK_MAX} bytes")]
     TooLong {
         /// Where the block begins.
@@ -102,7 +102,7 @@ pub enum PcapError {
         /// The number of the link type.
         link: i32,
     },
-    /// More interfaces than [`INTERFACES_MAX`].
+    /// More interfaces than `INTERFACES_MAX`.
     #[error("capture, offset {offset}: more than {INTERFACES_MAX} interfaces in a section")]
     Interfaces {
         /// Where the block begins.
