@@ -318,3 +318,18 @@ proptest! {
         play(with);
     }
 }
+
+#[test]
+fn a_block_shorter_than_its_own_frame_is_refused() {
+    let section = [
+        &[0x0a, 0x0d, 0x0d, 0x0a, 28, 0, 0, 0, 0x4d, 0x3c, 0x2b, 0x1a, 1, 0, 0, 0][..],
+        &[0xff; 8],
+        &[28, 0, 0, 0],
+    ]
+    .concat();
+    for len in [0_u8, 8, 11] {
+        let block = [0x77, 0x77, 0, 0, len, 0, 0, 0, len, 0, 0, 0, 0, 0, 0, 0];
+        let mut packets = Packets::new(Cursor::new([&section[..], &block].concat())).unwrap();
+        assert!(matches!(packets.advance(), Err(PcapError::Malformed { offset: 28, .. })), "{len}");
+    }
+}
