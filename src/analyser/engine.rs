@@ -7,13 +7,13 @@ use super::event::{
     Tongue, Way,
 };
 use super::features::{FEATURES, Novelty, features};
-use super::fleet::Fleet;
 use super::flow::Flow;
 use super::limits::{AT_LIMIT, Reached, tail};
 use super::loda::{Model, Projections};
 use super::settings::Settings;
 use super::sketch::Known;
 use super::table::Table;
+use super::usage::Usage;
 use super::verdict::{Action, Band, Rule, Stage, Unit, Verdict, Why};
 use crate::model::Risk;
 
@@ -25,7 +25,7 @@ pub struct Engine {
     pub(super) flows: Table<Flow>,
     pub(super) devices: Table<Box<Device>>,
     pub(super) roles: Vec<Model>,
-    pub(super) fleet: Fleet,
+    pub(super) usage: Usage,
     pub(super) projections: Projections,
     pub(super) meters: Meters,
     last_vector: [f32; FEATURES],
@@ -57,7 +57,7 @@ impl Engine {
             flows: Table::new(settings.flows_max),
             devices: Table::new(settings.devices_max),
             roles: vec![Model::new()],
-            fleet: Fleet::new(),
+            usage: Usage::new(),
             projections: Projections::new(),
             meters: Meters::default(),
             last_vector: [0.0; FEATURES],
@@ -147,7 +147,7 @@ impl Engine {
         // A new replica, or a new version of one, goes where the others go.
         let follows = target.standing == Standing::Allowed
             && device.is_newcomer(t)
-            && self.fleet.has(target.service, key);
+            && self.usage.has(target.service, key);
         flow.young &= !follows;
         let strictness = if device.stage == Stage::Learn { HARD } else { 1.0 };
         flow.busy_limits = device.usual.busy(self.without, strictness);
@@ -199,7 +199,7 @@ impl Engine {
                 Tongue::Unknown => usual_tongue(self.devices.get(flow.device.0).map(|d| &**d), flow, way),
                 declared => declared,
             };
-            reached = mismatch(declared, first);
+            reached = mismatch(declared, way, first);
         }
         if !flow.is_due(t) && !is_over && reached.score == 0.0 {
             return Verdict::default();
@@ -418,7 +418,7 @@ impl Engine {
                 learn(device, model, &self.projections, normal, flow, hour(now));
                 device.usual.learn(&device.counters, device.checkpoints);
                 if end.is_some() && !young {
-                    self.fleet.add(service, flow.device);
+                    self.usage.add(service, flow.device);
                 }
             }
         } else {
@@ -432,7 +432,7 @@ impl Engine {
                 learn(device, model, &self.projections, normal, flow, hour(now));
                 device.usual.drift(&device.counters, hour(now));
                 if end.is_some() && !young {
-                    self.fleet.add(service, flow.device);
+                    self.usage.add(service, flow.device);
                 }
             }
         }
@@ -649,12 +649,14 @@ fn usual_tongue(device: Option<&Device>, flow: &Flow, way: Way) -> Tongue {
 }
 
 /// Another protocol than declared. HTTP/1 and HTTP/2 are one family.
-fn mismatch(declared: Tongue, first: First) -> Reached {
-    use Tongue::{Binary, Http, Http2, Random, Text, Unknown};
+fn mismatch(declared: Tongue, way: Way, first: First) -> Reached {
+    use Tongue::{Binary, Http, Http2, Mysql, Random, Text, Unknown};
     let family = |t| if t == Http2 { Http } else { t };
     let vague = |t| matches!(t, Unknown | Text | Binary | Random);
     let score = match (family(declared), family(first.tongue)) {
         (d, s) if d == s || vague(d) || s == Unknown => 0.0,
+        // Of most protocols only the caller's first bytes can be told; of MySQL the server's, which speaks first.
+        (d, s) if vague(s) && (way == Way::In || d == Mysql) => 0.0,
         (_, s) if vague(s) => 3.5,
         _ => AT_LIMIT + 1.0,
     };

@@ -162,7 +162,7 @@ impl Flow {
     /// piecewise, whatever it says it is.
     pub fn is_even(&self) -> bool {
         let [out, back] = self.bytes;
-        let share = out as f32 / (out + back).max(1) as f32;
+        let share = out as f32 / out.saturating_add(back).max(1) as f32;
         let (least, most) = self.sizes_out;
         (EVEN_LEAST..=EVEN_MOST).contains(&share)
             && least >= EVEN_BYTES_MIN

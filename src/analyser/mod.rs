@@ -6,7 +6,6 @@ mod engine;
 pub mod event;
 mod evidence;
 mod features;
-mod fleet;
 mod flow;
 mod ladder;
 mod limits;
@@ -22,6 +21,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod tongue;
+mod usage;
 mod verdict;
 
 pub use engine::{Engine, Meters};

@@ -12,7 +12,7 @@ pub const CONTACTS: usize = 32;
 pub struct Relation {
     pub(super) service: ServiceKey,
     pub(super) port: u16,
-    /// Hours since the epoch at the first contact, cut to 16 bits as in [`super::sketch::Known`].
+    /// Flows so far.
     pub(super) count: u32,
     /// When its last flow began.
     pub(super) last: Moment,

@@ -11,7 +11,6 @@ use super::engine::Engine;
 use super::event::Moment;
 use super::evidence::Evidence;
 use super::features::{NAMES, Offset};
-use super::fleet::Fleet;
 use super::ladder::{Ladder, TTL_MAX_S};
 use super::limits::{TABLE, Usual};
 use super::loda::Model;
@@ -19,6 +18,7 @@ use super::relation::Relation;
 use super::sketch::mix;
 use super::table::Table;
 use super::tail::{Fit, REFIT, Tail};
+use super::usage::Usage;
 
 /// The longest snapshot of one engine, in bytes. 800 devices of the largest size fit, and some 5,000 of the usual.
 pub const SNAPSHOT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -77,7 +77,7 @@ impl Engine {
         let mut bytes = Vec::new();
         put(&mut bytes, &shape());
         put(&mut bytes, &head);
-        put(&mut bytes, &self.fleet);
+        put(&mut bytes, &self.usage);
         put(&mut bytes, &self.roles.len());
         self.roles.iter().for_each(|role| put(&mut bytes, role));
         for device in devices {
@@ -107,7 +107,7 @@ impl Engine {
             return Err(SnapshotError::Foreign);
         }
         let head: Head = take(&mut rest)?;
-        let fleet: Fleet = take(&mut rest)?;
+        let usage: Usage = take(&mut rest)?;
         if take::<usize>(&mut rest)? != self.roles.len() {
             return Err(SnapshotError::Foreign);
         }
@@ -131,7 +131,7 @@ impl Engine {
         let restored = Restored { devices: devices.len(), dropped };
         self.meters.quarantined = head.quarantined.min(u32::try_from(devices.len()).unwrap_or(u32::MAX));
         self.counted = head.counted;
-        (self.devices, self.fleet, self.roles) = (devices, fleet, roles);
+        (self.devices, self.usage, self.roles) = (devices, usage, roles);
         Ok(restored)
     }
 }

@@ -126,6 +126,21 @@ fn habit(stack: u32, source: u32, certificate_age_h: u16) -> Habit {
 }
 
 #[test]
+fn an_answer_that_cannot_be_told_is_no_other_protocol() {
+    use super::event::First;
+    let say = |declared, way, bytes: &[u8]| {
+        let mut play = Play::settled();
+        let (flow, _) = play.open("svc-0", 443, declared, Habit::default());
+        let (t, first) = (Moment(play.now), Some(First::of(bytes)));
+        play.engine.on(&Event::Chunk { t, flow, way, len: 0, first }).score
+    };
+    assert!(say(Tongue::Postgres, Way::In, b"R\0\0\0\x08\0\0\0\0") < 3.0);
+    assert!(say(Tongue::Mysql, Way::Out, b"\x20\0\0\x01\x85\xa6") < 3.0);
+    assert!(say(Tongue::Http, Way::Out, b"\x20\0\0\x01\x85\xa6") > 3.0);
+    assert!(say(Tongue::Postgres, Way::In, b"SSH-2.0-x\r\n") > 5.0);
+}
+
+#[test]
 fn a_service_that_nothing_is_declared_of_speaks_as_it_always_did() {
     use super::event::First;
     let say = |p: &mut Play, bytes: &[u8]| {
@@ -236,6 +251,9 @@ fn even_pieces_both_ways_are_a_tunnel_and_answers_are_not() {
     let mut play = Play::settled_without(vec![Rule::Beacon, Rule::Flood]);
     let found = exchanges(&mut play, "feed", 60, 0.2, |i| [140 + i as u32 % 8, 142]);
     assert!(matches!(found, Some((Rule::Mismatch, 16..=40))), "{found:?}");
+    // As much as can be, both ways.
+    let (flow, t) = (FlowKey(play.flows), Moment(play.now));
+    play.engine.on(&Event::Close { t, flow, end: End::Fin, bytes: [u64::MAX; 2], chunks: [1, 1] });
     let mut play = Play::settled_without(vec![Rule::Beacon, Rule::Flood]);
     assert_eq!(exchanges(&mut play, "feed", 60, 0.2, |i| [140 + i as u32 % 8, 900]), None);
 }

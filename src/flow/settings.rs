@@ -30,7 +30,7 @@ pub struct Inbound {
     pub connect_timeout: Duration,
     /// What the service is told of the peer. Default nothing.
     pub pass: Pass,
-    /// What is spoken with it; the analyser blocks anything else. Default: not said.
+    /// What is spoken with it; the analyser blocks another protocol. Default: not said.
     pub speaks: Tongue,
 }
 

@@ -28,7 +28,7 @@ use honest::{Variety, company, site};
 use mixes::{MIXES, Mix};
 use stage::{DAWN, DAY, HOUR, Stage};
 use suite::{Attack, Call, Outcome, play_attack, play_mix};
-use tables::{Table, listed, seeds, show_days, show_growth};
+use tables::{Table, listed, show_days, show_growth};
 
 /// `countersign analyse simulate`.
 #[derive(Args, Debug)]
@@ -310,27 +310,7 @@ fn show_evasions(args: &SimulateArgs, call: Call<'_>, out: &mut dyn Write) -> Re
         let Some(evasion) = EVASIONS.get(*n) else { continue };
         table.add(evasion.name, if evasion.must { "must" } else { "shown" }, *seed, outcome, evasion.must);
     }
-    writeln!(
-        out,
-        "| evasion | floor | blocked in time | of the bound used, median | by | late (seeds) | missed (seeds) |"
-    )?;
-    writeln!(out, "|---|---|---|---|---|---|---|")?;
-    for line in &mut table.lines {
-        line.used.sort_by(f64::total_cmp);
-        let used = line.used.get(line.used.len() / 2).map_or("-".into(), |u| format!("{:.0} %", u * 100.0));
-        let rules: Vec<_> = line.rules.iter().map(|(rule, n)| format!("{rule} {n}")).collect();
-        writeln!(
-            out,
-            "| {} | {} | {}/{} | {used} | {} | {} | {} |",
-            line.name,
-            line.strength,
-            line.in_time,
-            line.runs,
-            listed(&rules),
-            seeds(&line.late),
-            seeds(&line.missed)
-        )?;
-    }
+    table.show_lines("evasion", "floor", out)?;
     Ok(())
 }
 

@@ -91,13 +91,13 @@ impl Table {
         }
     }
 
-    pub(super) fn show(&mut self, out: &mut dyn Write) -> io::Result<()> {
+    /// A row for each line. `kind` and `degree`: what the first two columns are.
+    pub(super) fn show_lines(&mut self, kind: &str, degree: &str, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "| attack | strength | blocked in time | of the bound used, median | events, median | by | late (seeds) | missed (seeds) |"
+            "| {kind} | {degree} | blocked in time | of the bound used, median | events, median | by | late (seeds) | missed (seeds) |"
         )?;
         writeln!(out, "|---|---|---|---|---|---|---|---|")?;
-        let (mut easy, mut hard) = ((0, 0), (0, 0));
         for line in &mut self.lines {
             line.used.sort_by(f64::total_cmp);
             line.rows.sort_unstable();
@@ -117,6 +117,15 @@ impl Table {
                 seeds(&line.late),
                 seeds(&line.missed)
             )?;
+        }
+        Ok(())
+    }
+
+    /// The attacks, and how many of them were blocked in time.
+    pub(super) fn show(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        self.show_lines("attack", "strength", out)?;
+        let (mut easy, mut hard) = ((0, 0), (0, 0));
+        for line in &self.lines {
             let counted =
                 if line.strength != "hard" && is_first_ten(&line.name) { &mut easy } else { &mut hard };
             if line.marked {

@@ -9,7 +9,7 @@ use super::sparse;
 /// Services and a sketch of their users: 4 KiB. A service is told by 16 bits of its keyed hash and its users by one bit of
 /// theirs each; at the bound a chance place is given away.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Fleet {
+pub struct Usage {
     #[serde(with = "sparse")]
     pub(super) places: [[Users; WAYS]; BUCKETS],
 }
@@ -23,7 +23,7 @@ pub struct Users {
     pub(super) bits: u16,
 }
 
-impl Fleet {
+impl Usage {
     /// Nothing is known yet.
     pub const fn new() -> Self {
         Self { places: [[Users { mark: 0, bits: 0 }; WAYS]; BUCKETS] }
@@ -71,22 +71,22 @@ mod tests {
 
     #[test]
     fn a_service_is_common_to_whoever_is_not_its_only_user() {
-        let mut fleet = Fleet::new();
-        assert!(!fleet.has(ServiceKey(7), DeviceKey(1)));
-        fleet.add(ServiceKey(7), DeviceKey(1));
-        assert!(!fleet.has(ServiceKey(7), DeviceKey(1)), "oneself is nobody else");
-        assert!(fleet.has(ServiceKey(7), DeviceKey(2)));
-        assert!(!fleet.has(ServiceKey(8), DeviceKey(2)));
+        let mut usage = Usage::new();
+        assert!(!usage.has(ServiceKey(7), DeviceKey(1)));
+        usage.add(ServiceKey(7), DeviceKey(1));
+        assert!(!usage.has(ServiceKey(7), DeviceKey(1)), "oneself is nobody else");
+        assert!(usage.has(ServiceKey(7), DeviceKey(2)));
+        assert!(!usage.has(ServiceKey(8), DeviceKey(2)));
     }
 
     #[test]
     fn it_never_grows() {
-        let mut fleet = Fleet::new();
+        let mut usage = Usage::new();
         for n in 0..100_000 {
-            fleet.add(ServiceKey(n), DeviceKey(n));
+            usage.add(ServiceKey(n), DeviceKey(n));
         }
-        assert_eq!(size_of::<Fleet>(), 4096);
-        let known = (0..100_000).filter(|n| fleet.has(ServiceKey(*n), DeviceKey(n + 1))).count();
+        assert_eq!(size_of::<Usage>(), 4096);
+        let known = (0..100_000).filter(|n| usage.has(ServiceKey(*n), DeviceKey(n + 1))).count();
         assert!(known < 4000, "{known}");
     }
 }
